@@ -1,0 +1,1 @@
+//! Placeholder charter; its owner replaces it.
