@@ -1,0 +1,33 @@
+# Every target is safe to run twice; `make verify` is what CI runs.
+CARGO ?= cargo
+
+.PHONY: verify fmt lint docs test fix build setup sim interop chaos compose bench fuzz
+
+# What CI runs, read-only.
+verify: setup fmt lint docs test
+
+# Programs that the tests talk to: Debian's kcat and ZooKeeper, pinned client libraries. Says what it can't get.
+setup:
+	tests/setup
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+# Unit, property and crash tests, slices of every simulation, and a round with each kind of real client.
+test: setup
+	$(CARGO) test --workspace --no-fail-fast
+
+# Mends what can be mended by a tool.
+fix:
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+build:
+	$(CARGO) build --release
+
