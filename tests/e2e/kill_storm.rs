@@ -1,0 +1,30 @@
+//! kill -9 in the middle of a produce storm, twenty times.
+
+use crate::process::{Server, loggos_ok};
+use crate::storm::{Plan, Storm, check};
+
+const KILLS: usize = 20;
+const PARTITIONS: i32 = 4;
+/// Acknowledgements between two kills.
+const RECORDS_BETWEEN: usize = 300;
+
+#[test]
+fn nothing_acknowledged_is_lost_doubled_or_swapped_over_twenty_kills() {
+    let mut server = Server::start(&[]);
+    let bootstrap = server.bootstrap();
+    loggos_ok(&["topic", "create", "storm", "--partitions", "4", "--bootstrap", &bootstrap]);
+    let plan =
+        Plan { bootstrap, topic: "storm".to_owned(), partitions: PARTITIONS, idempotent: true, record_bytes: 120 };
+    let storm = Storm::start(plan.clone());
+    for _ in 0..KILLS {
+        storm.wait_for(RECORDS_BETWEEN);
+        server.kill();
+        server.restart();
+    }
+    storm.wait_for(RECORDS_BETWEEN);
+    let acknowledged = storm.end();
+    check(&plan, &acknowledged);
+    assert_eq!(server.stop(), Some(0), "a clean stop after all that");
+    server.restart();
+    check(&plan, &acknowledged);
+}

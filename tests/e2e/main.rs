@@ -1,0 +1,13 @@
+//! The binary as a user runs it, with real clients on the other side of the wire. Everything listens on free
+//! loopback ports, lives in a temporary directory, and ends with its test.
+
+mod bad_input;
+mod clients;
+mod command_line;
+mod disk_full;
+mod exposure;
+mod kill_storm;
+mod librdkafka;
+mod power_cut;
+mod process;
+mod storm;
