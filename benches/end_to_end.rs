@@ -1,0 +1,180 @@
+//! Loggos beside Apache Kafka, end to end: the same machine, the same run, the same client, one broker at a time, in
+//! turn. Prints a Markdown table of medians with their ranges.
+//!
+//! `cargo bench -p loggos-benches --bench end_to_end -- --runs 5 loggos kafka kafka-flushed`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use loggos_benches::broker::{Broker, Kind};
+use loggos_benches::kernel;
+use loggos_benches::load::{self, Latencies, Shape};
+use loggos_benches::table::{Runs, markdown};
+
+#[derive(Parser)]
+struct Options {
+    /// Which brokers: loggos, loggos-unflushed, kafka, kafka-flushed
+    kinds: Vec<String>,
+    /// Runs of each
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Where Kafka's jars are
+    #[arg(long, env = "LOGGOS_PEERS", default_value = "target/peers")]
+    peers: PathBuf,
+    /// Records of the unpaced loads
+    #[arg(long, default_value_t = 1_500_000)]
+    records: u64,
+    /// Seconds of each paced load
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Only measures whose name holds this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Cargo passes this to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Figures by name, in the order in which they were first measured.
+#[derive(Default)]
+struct Figures(Vec<(String, Runs)>);
+
+impl Figures {
+    fn note(&mut self, name: impl Into<String>, figure: f64) {
+        let name = name.into();
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, runs)) => runs.push(figure),
+            None => {
+                let mut runs = Runs::default();
+                runs.push(figure);
+                self.0.push((name, runs));
+            }
+        }
+    }
+
+    fn show(&self, name: &str) -> String {
+        self.0.iter().find(|(known, _)| known == name).map_or_else(|| "–".to_owned(), |(_, runs)| runs.show())
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench reports on stdout, and its progress on stderr")]
+fn main() {
+    let options = Options::parse();
+    let kinds: Vec<Kind> = options.kinds.iter().filter_map(|name| Kind::parse(name)).collect();
+    let kinds = if kinds.is_empty() { vec![Kind::Loggos] } else { kinds };
+    let mut figures: Vec<Figures> = kinds.iter().map(|_| Figures::default()).collect();
+    for run in 0..options.runs {
+        for (kind, figures) in kinds.iter().zip(&mut figures) {
+            eprintln!("run {} of {}: {}", run + 1, options.runs, kind.name());
+            for measure in MEASURES.iter().filter(|(name, _)| name.contains(&options.only)) {
+                if let Err(error) = with_broker(kind, &options, figures, measure.1) {
+                    eprintln!("{} {}: {error}", kind.name(), measure.0);
+                }
+            }
+        }
+    }
+    let columns: Vec<&str> = kinds.iter().map(Kind::name).collect();
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in figures.iter().flat_map(|figures| &figures.0) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let rows: Vec<(String, Vec<String>)> =
+        names.into_iter().map(|name| (name.clone(), figures.iter().map(|figures| figures.show(&name)).collect())).collect();
+    println!("{}", markdown(&columns, &rows));
+}
+
+type Measure = fn(&Broker, &Options, &mut Figures) -> Result<(), String>;
+
+const MEASURES: [(&str, Measure); 7] = [
+    ("throughput-1k", throughput_1k),
+    ("throughput-200b", throughput_200b),
+    ("throughput-100b", throughput_100b),
+    ("paced", paced),
+    ("linger0", linger0),
+    ("one-in-flight", one_in_flight),
+    ("thousand-partitions", thousand_partitions),
+];
+
+fn with_broker(kind: &Kind, options: &Options, figures: &mut Figures, measure: Measure) -> Result<(), String> {
+    let broker = Broker::start(kind, &options.peers).map_err(|error| error.to_string())?;
+    measure(&broker, options, figures)
+}
+
+fn shape(topic: &str, partitions: i32, record_bytes: usize, linger_ms: u32) -> Shape {
+    Shape { topic: topic.to_owned(), partitions, record_bytes, linger_ms }
+}
+
+fn throughput(broker: &Broker, count: u64, bytes: usize, figures: &mut Figures) -> Result<(), String> {
+    let shape = shape("throughput", 6, bytes, 5);
+    load::create_topic(&broker.bootstrap, &shape)?;
+    load::produce(&broker.bootstrap, &shape, count / 10)?;
+    let before = kernel::cpu_time(broker.pid());
+    let took = load::produce(&broker.bootstrap, &shape, count)?;
+    let cpu = kernel::cpu_time(broker.pid()) - before;
+    figures.note(format!("produce {bytes} B, records/s"), count as f64 / took.as_secs_f64());
+    figures.note(format!("produce {bytes} B, broker CPU µs per record"), cpu.as_secs_f64() * 1e6 / count as f64);
+    let before = kernel::cpu_time(broker.pid());
+    let took = load::consume(&broker.bootstrap, &shape, count)?;
+    let cpu = kernel::cpu_time(broker.pid()) - before;
+    figures.note(format!("consume {bytes} B, records/s"), count as f64 / took.as_secs_f64());
+    figures.note(format!("consume {bytes} B, broker CPU µs per record"), cpu.as_secs_f64() * 1e6 / count as f64);
+    figures.note(format!("resident MiB after {bytes} B"), kernel::memory_mib(broker.pid()).0);
+    figures.note("start to first connection, ms", broker.started_in.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+fn throughput_1k(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    throughput(broker, options.records, 1024, figures)
+}
+
+fn throughput_200b(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    throughput(broker, options.records, 200, figures)
+}
+
+fn throughput_100b(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    throughput(broker, options.records, 100, figures)
+}
+
+fn at_rate(broker: &Broker, shape: &Shape, rate: u64, seconds: u64, name: &str, figures: &mut Figures) -> Result<(), String> {
+    load::create_topic(&broker.bootstrap, shape)?;
+    load::produce(&broker.bootstrap, shape, (shape.partitions as u64).max(1_000))?;
+    let before = kernel::cpu_time(broker.pid());
+    let paced = load::pace(&broker.bootstrap, shape, rate, Duration::from_secs(seconds))?;
+    let cpu = kernel::cpu_time(broker.pid()) - before;
+    note_latencies(figures, &format!("{name}: ack"), &paced.acknowledged);
+    note_latencies(figures, &format!("{name}: produce→consume"), &paced.consumed);
+    let count = paced.acknowledged.len().max(1);
+    figures.note(format!("{name}: broker CPU µs per record"), cpu.as_secs_f64() * 1e6 / count as f64);
+    figures.note(format!("{name}: resident MiB"), kernel::memory_mib(broker.pid()).0);
+    Ok(())
+}
+
+fn note_latencies(figures: &mut Figures, name: &str, latencies: &Latencies) {
+    for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+        figures.note(format!("{name} {label} ms"), latencies.value_at_quantile(quantile) as f64 / 1e3);
+    }
+}
+
+fn paced(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    at_rate(broker, &shape("paced", 6, 1024, 5), 50_000, options.seconds, "50,000/s 1 KiB linger 5", figures)
+}
+
+fn linger0(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    at_rate(broker, &shape("linger0", 6, 1024, 0), 5_000, options.seconds, "5,000/s 1 KiB linger 0", figures)
+}
+
+fn thousand_partitions(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    at_rate(broker, &shape("thousand", 1_000, 200, 5), 4_000, options.seconds, "1,000 partitions, 4,000/s 200 B", figures)
+}
+
+fn one_in_flight(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    let shape = shape("one", 1, 200, 0);
+    load::create_topic(&broker.bootstrap, &shape)?;
+    load::one_in_flight(&broker.bootstrap, &shape, 64, Duration::from_secs(2))?;
+    let rate = load::one_in_flight(&broker.bootstrap, &shape, 64, Duration::from_secs(options.seconds))?;
+    figures.note("64 producers, one 200 B record in flight each: records/s", rate);
+    Ok(())
+}
