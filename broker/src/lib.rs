@@ -1,1 +1,3 @@
 //! Placeholder charter; its owner replaces it.
+
+pub mod group;
