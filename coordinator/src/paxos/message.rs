@@ -58,6 +58,8 @@ pub struct Promise {
     pub items: Vec<(Slot, Report)>,
     /// From this slot on the sender's silence about a slot proves nothing: records may have been lost (design 1.11).
     pub certain_below: Slot,
+    /// Counts the sender's answers: the parts of two answers must not be mixed.
+    pub answer: u64,
     /// This part, from 0 on; a promise counts once all its parts are there.
     pub part: u32,
     /// How many parts there are.
@@ -92,8 +94,6 @@ pub struct HeartbeatAck {
     pub round: u64,
     /// The sender's chosen and applied prefix.
     pub applied_upto: Slot,
-    /// Up to where it has durably accepted at this ballot, or applied, without a gap.
-    pub accepted_upto: Slot,
     /// Its batch of touches that isn't registered yet (0: none).
     pub touches: u64,
     /// What they say.
@@ -132,8 +132,8 @@ pub enum Message {
         ballot: Ballot,
         /// The first slot of interest.
         from_slot: Slot,
-        /// The last leader itself asked for this candidacy, having given up its lease.
-        transfer: bool,
+        /// The ballot of a leader that itself asked for this candidacy, having given up its lease; or none.
+        released: Ballot,
     },
     /// Phase 1b.
     Promise(Promise),
