@@ -7,6 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use crate::disk_fs::FsDisk;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenMode {
@@ -92,8 +94,6 @@ pub trait DiskFile: Debug + Send + Sync {
     fn reserve(&self, position: u64, len: u64) -> io::Result<()>;
     /// Makes the file's bytes and length durable (fdatasync). After an error the file must not be trusted again.
     fn sync_data(&self) -> io::Result<()>;
-    /// Starts writing dirty bytes back without waiting (sync_file_range).
-    fn start_writeback(&self, position: u64, len: u64) -> io::Result<()>;
     /// Whether a read of this range would be served from memory, if the file system can tell.
     fn is_cached(&self, position: u64, len: u64) -> Option<bool>;
     /// The descriptor, for `sendfile`; `None` on a simulated disk.

@@ -1,0 +1,310 @@
+//! The journal's files: what they are called, which may be reused, and how the next one is made ready before it is
+//! needed. A *prepared* file has all its blocks written once, so that a write into it changes no metadata of the
+//! file system; it is written directly. A *plain* file grows by buffered writes, each followed by fdatasync: a
+//! first start waits for nothing, and a small server writes little.
+//!
+//! Called by `writer` and `replay`.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use super::{JournalError, JournalOptions, Space};
+use crate::disk::{Disk, DiskFile, OpenMode};
+
+/// The name of the file with the journal's id.
+const ID_FILE: &str = "journal.id";
+const SUFFIX: &str = ".journal";
+/// The name of the file that is being made ready.
+const PREPARED: &str = "prepared";
+/// How many zeros are written at once while a file is prepared.
+const ZEROS: usize = 1 << 20;
+/// The most released files that a chain keeps for reuse.
+const SPARE_FILES: usize = 2;
+/// A ring of fewer files could not be written while it is checkpointed.
+const RING_FILES_MIN: u64 = 3;
+
+/// A file that is being written.
+#[derive(Clone, Debug)]
+pub(super) struct JournalFile {
+    /// Its place in the row of files.
+    pub number: u64,
+    /// The open file.
+    pub file: Arc<dyn DiskFile>,
+    /// Whether a write is durable when it returns; else it wants a sync.
+    pub durable_writes: bool,
+    /// Whether it was prepared.
+    pub prepared: bool,
+    /// Where it lies, for messages.
+    pub path: PathBuf,
+}
+
+/// The row of files.
+pub(super) struct Files {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: JournalOptions,
+    /// Numbers of the files that there are, upwards.
+    live: Vec<u64>,
+    id: u32,
+    direct: bool,
+    preparation: Preparation,
+}
+
+/// The file that is made ready for what comes next. It has no number before it is used.
+enum Preparation {
+    None,
+    UnderWay(mpsc::Receiver<io::Result<()>>),
+    Ready,
+}
+
+impl Files {
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: JournalOptions,
+    ) -> Result<Self, JournalError> {
+        assert!(options.file_bytes.is_multiple_of(4096) && options.file_bytes > 0, "files consist of pages");
+        let failed = |what| move |source| JournalError::io(what, dir, source);
+        disk.create_dir_all(dir).map_err(failed("make"))?;
+        let entries = disk.list(dir).map_err(failed("list"))?;
+        if entries.iter().any(|entry| entry.name == PREPARED) {
+            // Whether its preparation ended isn't known.
+            disk.remove_file(&dir.join(PREPARED)).map_err(failed("tidy up"))?;
+        }
+        let live: Vec<u64> = entries.iter().filter_map(|entry| number_of(&entry.name)).collect();
+        let id = match read_id(disk.as_ref(), &dir.join(ID_FILE))? {
+            Some(id) => id,
+            None if live.is_empty() => make_id(disk.as_ref(), dir).map_err(failed("write the id of"))?,
+            None => return Err(JournalError::Id { path: dir.join(ID_FILE) }),
+        };
+        let direct = options.direct && can_go_direct(disk.as_ref(), dir);
+        Ok(Self { disk, dir: dir.to_owned(), options, live, id, direct, preparation: Preparation::None })
+    }
+
+    pub(super) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(super) const fn direct(&self) -> bool {
+        self.direct
+    }
+
+    pub(super) const fn file_bytes(&self) -> usize {
+        self.options.file_bytes as usize
+    }
+
+    pub(super) fn numbers(&self) -> &[u64] {
+        &self.live
+    }
+
+    pub(super) fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:012}{SUFFIX}"))
+    }
+
+    pub(super) fn failed(&self, what: &'static str, number: u64, source: io::Error) -> JournalError {
+        JournalError::io(what, &self.path(number), source)
+    }
+
+    /// A whole file's bytes.
+    pub(super) fn read(&self, number: u64) -> Result<Vec<u8>, JournalError> {
+        let failed = |source| self.failed("read", number, source);
+        let mode = OpenMode { read_only: true, ..OpenMode::default() };
+        let file = self.disk.open(&self.path(number), mode).map_err(failed)?;
+        let len = file.len().map_err(failed)?.min(self.options.file_bytes);
+        let mut bytes = vec![0; len as usize];
+        file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+        Ok(bytes)
+    }
+
+    /// Opens a file that is there, to go on in it.
+    pub(super) fn reopen(&self, number: u64) -> Result<JournalFile, JournalError> {
+        let path = self.path(number);
+        let failed = |source| self.failed("open", number, source);
+        let plain = self.disk.open(&path, OpenMode::default()).map_err(failed)?;
+        let prepared = plain.len().map_err(failed)? == self.options.file_bytes;
+        if prepared && self.direct {
+            let file =
+                self.disk.open(&path, OpenMode { direct: true, ..OpenMode::default() }).map_err(failed)?;
+            return Ok(JournalFile { number, file, durable_writes: true, prepared, path });
+        }
+        Ok(JournalFile { number, file: plain, durable_writes: false, prepared, path })
+    }
+
+    /// Opens the file in which writing goes on, if there is one of that number. Files behind it hold nothing.
+    pub(super) fn resume_at(&mut self, number: u64) -> Result<Option<JournalFile>, JournalError> {
+        while let Some(later) = self.live.pop_if(|last| *last > number) {
+            let path = self.path(later);
+            self.disk.remove_file(&path).map_err(|source| self.failed("remove", later, source))?;
+        }
+        if self.live.contains(&number) { self.reopen(number).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether a prepared file stands by.
+    pub(super) fn has_ready(&mut self) -> bool {
+        if let Preparation::UnderWay(waiting) = &self.preparation {
+            match waiting.try_recv() {
+                Ok(Ok(())) => self.preparation = Preparation::Ready,
+                Ok(Err(error)) => {
+                    // A plain file takes its place; if the disk is full, the write will say so.
+                    tracing::warn!(%error, "a journal file could not be prepared");
+                    self.preparation = Preparation::None;
+                }
+                Err(mpsc::TryRecvError::Empty) => {}
+                Err(mpsc::TryRecvError::Disconnected) => self.preparation = Preparation::None,
+            }
+        }
+        matches!(self.preparation, Preparation::Ready)
+    }
+
+    /// The file behind all others, as file `number`: the prepared one, or a plain one. `None` when the journal may
+    /// not grow and nothing before file `released` is free.
+    pub(super) fn next(&mut self, number: u64, released: u64) -> Result<Option<JournalFile>, JournalError> {
+        let dir = self.dir.clone();
+        let failed = |source| JournalError::io("make", &dir, source);
+        let path = self.path(number);
+        if !self.has_ready() && self.is_full() {
+            if let Preparation::UnderWay(waiting) = &self.preparation {
+                // Nothing else can be had; a moment later it is ready.
+                let _ = waiting.recv().map(|done| done.map(|()| self.preparation = Preparation::Ready));
+            } else if let Some(free) = self.take_free(released) {
+                let from = self.path(free);
+                let len = self.options.file_bytes;
+                prepare(self.disk.as_ref(), &self.dir, Some(&from), len).map_err(failed)?;
+                self.preparation = Preparation::Ready;
+            } else {
+                return Ok(None);
+            }
+        }
+        if self.has_ready() {
+            self.preparation = Preparation::None;
+            self.disk.rename(&self.dir.join(PREPARED), &path).map_err(failed)?;
+            self.disk.sync_dir(&self.dir).map_err(failed)?;
+            self.live.push(number);
+            return self.reopen(number).map(Some);
+        }
+        let mode = OpenMode { create: true, truncate: true, ..OpenMode::default() };
+        let file = self.disk.open(&path, mode).map_err(failed)?;
+        self.disk.sync_dir(&self.dir).map_err(failed)?;
+        self.live.push(number);
+        Ok(Some(JournalFile { number, file, durable_writes: false, prepared: false, path }))
+    }
+
+    /// Has a file prepared, if none is and there is space for one.
+    pub(super) fn prepare_next(&mut self, released: u64) {
+        if !matches!(self.preparation, Preparation::None) {
+            return;
+        }
+        self.drop_spares(released);
+        let free = self.take_free(released).map(|free| self.path(free));
+        if free.is_none() && self.is_full() {
+            return;
+        }
+        let (disk, dir, len) = (Arc::clone(&self.disk), self.dir.clone(), self.options.file_bytes);
+        let (answer, waiting) = mpsc::sync_channel(1);
+        let work = move || {
+            let _ = answer.send(prepare(disk.as_ref(), &dir, free.as_deref(), len));
+        };
+        if self.options.inline {
+            work();
+        } else if std::thread::Builder::new().name("journal-prepare".to_owned()).spawn(work).is_err() {
+            return;
+        }
+        self.preparation = Preparation::UnderWay(waiting);
+    }
+
+    fn is_full(&self) -> bool {
+        let prepared = u64::from(!matches!(self.preparation, Preparation::None));
+        match self.options.space {
+            Space::Chain => false,
+            Space::Ring { bytes } => {
+                self.live.len() as u64 + prepared >= (bytes / self.options.file_bytes).max(RING_FILES_MIN)
+            }
+        }
+    }
+
+    /// Takes the oldest file out of the row, if it lies before file `released`.
+    fn take_free(&mut self, released: u64) -> Option<u64> {
+        let oldest = *self.live.first()?;
+        (oldest < released && self.live.len() > 1).then(|| self.live.remove(0))
+    }
+
+    fn drop_spares(&mut self, released: u64) {
+        if self.options.space != Space::Chain {
+            return;
+        }
+        while self.live.iter().filter(|number| **number < released).count() > SPARE_FILES {
+            let Some(number) = self.take_free(released) else { return };
+            if let Err(error) = self.disk.remove_file(&self.path(number)) {
+                tracing::warn!(%error, file = number, "a released journal file could not be removed");
+            }
+        }
+    }
+}
+
+/// Makes a file of `len` bytes whose blocks were all written, out of `from` if that is one. What `from` holds may
+/// stay: its groups have lower numbers.
+fn prepare(disk: &dyn Disk, dir: &Path, from: Option<&Path>, len: u64) -> io::Result<()> {
+    let path = dir.join(PREPARED);
+    if let Some(from) = from {
+        disk.rename(from, &path)?;
+    }
+    let file = disk.open(&path, OpenMode { create: true, ..OpenMode::default() })?;
+    let mut written = file.len()?;
+    if written != len {
+        file.set_len(0)?;
+        written = 0;
+    }
+    let zeros = vec![0; ZEROS.min(len as usize)];
+    while written < len {
+        let part = (len - written).min(zeros.len() as u64);
+        file.write_all_at(&[IoSlice::new(&zeros[..part as usize])], written)?;
+        written += part;
+    }
+    file.sync_data()
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+fn read_id(disk: &dyn Disk, path: &Path) -> Result<Option<u32>, JournalError> {
+    let failed = |source| JournalError::io("read the id of", path, source);
+    if !disk.exists(path).map_err(failed)? {
+        return Ok(None);
+    }
+    let file = disk.open(path, OpenMode { read_only: true, ..OpenMode::default() }).map_err(failed)?;
+    let mut bytes = [0; 8];
+    let read = file.read_at(&mut bytes, 0).map_err(failed)?;
+    let (id, crc) = bytes.split_at(4);
+    if read != bytes.len() || crc32fast::hash(id).to_be_bytes() != crc {
+        return Err(JournalError::Id { path: path.to_owned() });
+    }
+    Ok(Some(u32::from_be_bytes([id[0], id[1], id[2], id[3]])))
+}
+
+fn make_id(disk: &dyn Disk, dir: &Path) -> io::Result<u32> {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hasher is keyed from the system's randomness: enough to tell two journals apart.
+    let id = std::hash::RandomState::new().build_hasher().finish() as u32 | 1;
+    let aside = dir.join("journal.id.new");
+    let file = disk.open(&aside, OpenMode { create: true, truncate: true, ..OpenMode::default() })?;
+    let crc = crc32fast::hash(&id.to_be_bytes());
+    file.write_all_at(&[IoSlice::new(&id.to_be_bytes()), IoSlice::new(&crc.to_be_bytes())], 0)?;
+    file.sync_data()?;
+    disk.rename(&aside, &dir.join(ID_FILE))?;
+    disk.sync_dir(dir)?;
+    Ok(id)
+}
+
+fn can_go_direct(disk: &dyn Disk, dir: &Path) -> bool {
+    let path = dir.join(ID_FILE);
+    match disk.open(&path, OpenMode { direct: true, ..OpenMode::default() }) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(%error, dir = %dir.display(), "no direct writes here: the journal uses fdatasync");
+            false
+        }
+    }
+}
