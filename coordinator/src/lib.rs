@@ -1,3 +1,27 @@
-//! Placeholder charter; its owner replaces it.
+//! The coordination server: a tree of small nodes with sessions and watches, spoken to in ZooKeeper's protocol.
+//!
+//! | room | what it knows |
+//! |---|---|
+//! | [`config`] | options |
+//! | [`error`] | why it can't start |
+//! | `tree` | the state machine: nodes, ACLs, sessions |
+//! | [`paxos`] | the agreement of several servers on one order of entries |
+//! | [`ledger`] | entries and snapshots on disk |
+//! | `driver` | one task that owns the tree: order, durability, application, replies |
+//! | [`watches`] | who is told of which change |
+//! | [`session_expiry`] | who was silent for too long |
+//! | `server` | sockets, connections, four-letter words |
+//! | `metrics` | numbers |
+//!
+//! Called by the binary: [`Coordinator::start`], and [`CoordinatorHandle::shutdown`] at the end.
 
+pub mod config;
+pub mod error;
+pub mod ledger;
+mod metrics;
 pub mod paxos;
+pub mod session_expiry;
+pub mod watches;
+
+pub use config::CoordinatorOptions;
+pub use error::{CoordinatorError, LedgerError};
