@@ -1,1 +1,34 @@
-//! Placeholder charter; its owner replaces it.
+//! Clients of Loggos and of any Kafka.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`connection`] | one socket to one broker: versions, pipelining, deadlines |
+//! | [`cluster`], [`metadata`] | who leads what, and the connections to them |
+//! | [`producer`] | records into batches, batches to leaders, retries that keep the order |
+//! | [`simple`] | fetching by hand, at an offset, from a partition's leader |
+//! | [`reader`] | many partitions read side by side |
+//! | [`admin`] | topics, partitions, configurations |
+//! | [`config`] | every setting, with its default |
+//!
+//! Nothing here knows the broker's crate: all that crosses is Kafka's wire.
+
+pub mod admin;
+pub mod cluster;
+pub mod config;
+pub mod connection;
+pub mod error;
+pub mod message;
+pub mod metadata;
+pub mod producer;
+pub mod reader;
+pub mod simple;
+
+pub use admin::Admin;
+pub use cluster::{Cluster, Lane};
+pub use config::{Acks, ClusterConfig, ConsumerConfig, Isolation, ProducerConfig};
+pub use connection::Connection;
+pub use error::ClientError;
+pub use message::Message;
+pub use producer::{Delivery, Producer, RecordMeta};
+pub use reader::Reader;
+pub use simple::{Fetched, OffsetSpec, SimpleConsumer};

@@ -1,0 +1,173 @@
+//! Every setting of the clients, with its default. Defaults are Kafka's unless a comment says otherwise.
+
+use std::time::Duration;
+
+use loggos_protocol::batch::Compression;
+
+/// How a client finds and talks to a cluster; part of every other configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// `host:port` of some brokers; one that answers is enough. Default: `127.0.0.1:9092`.
+    pub bootstrap: Vec<String>,
+    /// What the client calls itself in the broker's log. Default: `loggos`.
+    pub client_id: String,
+    /// For a connection to come about. Default: 5 s.
+    pub connect_timeout: Duration,
+    /// For an answer. Default: 30 s.
+    pub request_timeout: Duration,
+    /// Between an attempt that failed and the next. Default: 100 ms.
+    pub retry_backoff: Duration,
+    /// The longest that `retry_backoff` grows to by doubling. Default: 1 s.
+    pub retry_backoff_max: Duration,
+    /// After this time the cluster is looked at again, though nothing failed. Default: 5 min.
+    pub metadata_max_age: Duration,
+    /// Whether asking for a topic may create it, if the brokers allow. Default: false; Kafka's clients: true.
+    pub auto_create_topics: bool,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            bootstrap: vec!["127.0.0.1:9092".to_owned()],
+            client_id: "loggos".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
+            retry_backoff: Duration::from_millis(100),
+            retry_backoff_max: Duration::from_secs(1),
+            metadata_max_age: Duration::from_secs(300),
+            auto_create_topics: false,
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// The defaults with these addresses: `a:9092,b:9092`.
+    pub fn with_bootstrap(addresses: &str) -> Self {
+        let bootstrap = addresses.split(',').map(|address| address.trim().to_owned());
+        Self { bootstrap: bootstrap.filter(|address| !address.is_empty()).collect(), ..Self::default() }
+    }
+}
+
+/// Whose copy a record must reach before it counts as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    /// Nobody's: the broker sends no answer, offsets are unknown.
+    None,
+    /// The leader's.
+    Leader,
+    /// Every in-sync replica's.
+    #[default]
+    All,
+}
+
+impl Acks {
+    /// The number on the wire.
+    pub const fn raw(self) -> i16 {
+        match self {
+            Self::None => 0,
+            Self::Leader => 1,
+            Self::All => -1,
+        }
+    }
+}
+
+/// How a producer batches, retries and waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerConfig {
+    /// The cluster.
+    pub cluster: ClusterConfig,
+    /// Default: all.
+    pub acks: Acks,
+    /// Default: none.
+    pub compression: Compression,
+    /// The codec's level; its own default when absent.
+    pub level: Option<i32>,
+    /// How long an unfilled batch waits for more records. Default: 5 ms.
+    pub linger: Duration,
+    /// A batch is closed at this size before compression. Default: 64 KiB (Kafka: 16 KiB).
+    pub batch_bytes: usize,
+    /// The largest request, and so the largest record. Default: 1 MiB.
+    pub max_request_bytes: usize,
+    /// Records of this many bytes may wait for an acknowledgement; after that `send` waits. Default: 32 MiB.
+    pub buffer_bytes: usize,
+    /// Requests without an answer per broker. Default and, for idempotence, the limit: 5.
+    pub max_in_flight: usize,
+    /// Whether records are numbered, so that a retry writes none twice. Needs `Acks::All`. Default: true.
+    pub idempotence: bool,
+    /// How long `send` waits for the topic's metadata and for room. Default: 60 s.
+    pub max_block: Duration,
+    /// From `send` to the last retry. Default: 120 s.
+    pub delivery_timeout: Duration,
+}
+
+/// Brokers remember the last five batches of a producer, so that more than five in flight can't be told apart.
+pub const IDEMPOTENT_IN_FLIGHT: usize = 5;
+
+impl Default for ProducerConfig {
+    fn default() -> Self {
+        Self {
+            cluster: ClusterConfig { auto_create_topics: true, ..ClusterConfig::default() },
+            acks: Acks::All,
+            compression: Compression::None,
+            level: None,
+            linger: Duration::from_millis(5),
+            batch_bytes: 64 * 1024,
+            max_request_bytes: 1024 * 1024,
+            buffer_bytes: 32 * 1024 * 1024,
+            max_in_flight: IDEMPOTENT_IN_FLIGHT,
+            idempotence: true,
+            max_block: Duration::from_secs(60),
+            delivery_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+impl ProducerConfig {
+    /// Whether records are numbered, all things considered.
+    pub const fn is_idempotent(&self) -> bool {
+        self.idempotence && matches!(self.acks, Acks::All)
+    }
+}
+
+/// Which records a consumer is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// All, those of open and aborted transactions included.
+    #[default]
+    ReadUncommitted,
+    /// None of open or aborted transactions.
+    ReadCommitted,
+}
+
+/// How a consumer fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// The cluster.
+    pub cluster: ClusterConfig,
+    /// How long a broker waits for `min_bytes` before it answers. Default: 500 ms.
+    pub max_wait: Duration,
+    /// A broker answers as soon as it has this many bytes. Default: 1.
+    pub min_bytes: usize,
+    /// The largest answer, but for one batch that is larger. Default: 50 MiB.
+    pub max_bytes: usize,
+    /// The same for each partition. Default: 1 MiB.
+    pub partition_max_bytes: usize,
+    /// Default: read uncommitted.
+    pub isolation: Isolation,
+    /// Whether each batch's checksum is compared. Default: true.
+    pub check_crcs: bool,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self {
+            cluster: ClusterConfig::default(),
+            max_wait: Duration::from_millis(500),
+            min_bytes: 1,
+            max_bytes: 50 * 1024 * 1024,
+            partition_max_bytes: 1024 * 1024,
+            isolation: Isolation::ReadUncommitted,
+            check_crcs: true,
+        }
+    }
+}
