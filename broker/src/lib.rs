@@ -1,3 +1,4 @@
 //! Placeholder charter; its owner replaces it.
 
 pub mod group;
+pub mod log;
