@@ -1,0 +1,88 @@
+//! Commands that end: administration, lines in and out, measurements, and a look into segment files.
+//!
+//! | file | command |
+//! |---|---|
+//! | `topic` | `loggos topic create, list, describe, alter, delete` |
+//! | `produce` | `loggos produce`: lines to records |
+//! | `consume` | `loggos consume`: records to lines |
+//! | `perf` | `loggos perf produce, consume` |
+//! | `dump_log` | `loggos dump-log` |
+//! | `options`, `instant` | what several of them take |
+//!
+//! All but `dump-log` are clients like any other: they see Kafka's wire and nothing else. Called by `main`.
+
+mod consume;
+mod dump_log;
+mod instant;
+mod options;
+mod perf;
+mod produce;
+mod topic;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use loggos_client::ClientError;
+
+/// A command that ends.
+#[derive(Subcommand)]
+pub enum Tool {
+    /// Create, list, describe, alter and delete topics
+    #[command(subcommand)]
+    Topic(topic::Command),
+    /// Send lines of files or of stdin to a topic, one record each
+    Produce(Box<produce::Options>),
+    /// Print a topic's records, one line each
+    Consume(Box<consume::Options>),
+    /// Measure throughput and latency
+    #[command(subcommand)]
+    Perf(perf::Command),
+    /// Show the batches in segment files (.log)
+    DumpLog(dump_log::Options),
+}
+
+/// Why a command didn't do what it was asked to.
+#[derive(Debug)]
+pub enum Failure {
+    /// It can't be: exit code 2.
+    Refused(String),
+    /// It didn't work: exit code 1.
+    Failed(String),
+    /// Whoever read the output has seen enough: no failure at all.
+    Unread,
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::Unread } else { Self::Failed(error.to_string()) }
+    }
+}
+
+/// Runs a command to its end.
+pub async fn run(tool: Tool) -> ExitCode {
+    let outcome = match tool {
+        Tool::Topic(command) => topic::run(command).await,
+        Tool::Produce(options) => produce::run(*options).await,
+        Tool::Consume(options) => consume::run(*options).await,
+        Tool::Perf(command) => perf::run(command).await,
+        Tool::DumpLog(options) => dump_log::run(&options),
+    };
+    match outcome {
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
+        Err(Failure::Failed(sentence)) => {
+            crate::telemetry::complain(&sentence);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Refused(sentence)) => {
+            crate::telemetry::complain(&sentence);
+            ExitCode::from(2)
+        }
+    }
+}
