@@ -21,6 +21,7 @@ pub mod ledger;
 mod metrics;
 pub mod paxos;
 pub mod session_expiry;
+pub mod tree;
 pub mod watches;
 
 pub use config::CoordinatorOptions;

@@ -1,0 +1,352 @@
+//! One entry → what it came to, what watchers are told, whose session ended. The order of the checks is
+//! ZooKeeper's, as its clients and test suites observe which error wins.
+//!
+//! Called by the driver through [`Tree::apply`] alone.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use loggos_protocol::ids::{SessionId, Zxid};
+use loggos_protocol::zookeeper::{Acl, ErrorCode, EventType, Id, Stat, WatchEvent, perms};
+
+use super::command::{Command, CreateKind, Entry, Write};
+use super::node::{Node, Owner};
+use super::{Applied, NodeEvent, Outcome, Part, SESSION_TAG, Session, Tree, acl, path};
+
+/// Nodes that are always there.
+const ROOTS: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"];
+
+/// Who makes a change.
+struct Caller<'a> {
+    session: SessionId,
+    ids: &'a [Id],
+}
+
+impl Tree {
+    /// Applies the next entry of the log.
+    pub fn apply(&mut self, entry: &Entry) -> Applied {
+        self.time_ms = self.time_ms.max(entry.time_ms);
+        if !is_counted(&entry.command) {
+            return Applied {
+                zxid: self.zxid,
+                outcome: self.apply_uncounted(&entry.command),
+                events: vec![],
+                ended: vec![],
+            };
+        }
+        self.zxid = Zxid::new(self.zxid.raw() + 1);
+        let mut events = Vec::new();
+        let mut ended = Vec::new();
+        let outcome = match &entry.command {
+            Command::CreateSession { timeout_ms, password } => Ok(self.begin_session(*timeout_ms, *password)),
+            Command::Close { session } | Command::Expire { session } => {
+                self.end_session(*session, &mut events).map(|()| {
+                    ended.push(*session);
+                    Outcome::Done
+                })
+            }
+            Command::Write { session, ids, write } => {
+                if self.sessions.contains_key(session) {
+                    self.write(&Caller { session: *session, ids }, write, &mut events)
+                } else {
+                    Err(ErrorCode::SESSION_EXPIRED)
+                }
+            }
+            Command::Remove { path } => self.remove_if_unused(path, &mut events),
+            Command::Attach { .. } | Command::Noop => Ok(Outcome::Done),
+        };
+        Applied { zxid: self.zxid, outcome, events, ended }
+    }
+
+    fn apply_uncounted(&self, command: &Command) -> Result<Outcome, ErrorCode> {
+        match command {
+            Command::Attach { session } if self.sessions.contains_key(session) => {
+                Ok(Outcome::Session(*session))
+            }
+            Command::Attach { .. } => Err(ErrorCode::SESSION_EXPIRED),
+            _ => Ok(Outcome::Done),
+        }
+    }
+
+    fn begin_session(&mut self, timeout_ms: u32, password: [u8; 16]) -> Outcome {
+        let id = SessionId::new(SESSION_TAG << 56 | self.zxid.raw());
+        self.sessions.insert(id, Session { timeout_ms, password, ephemerals: Default::default() });
+        Outcome::Session(id)
+    }
+
+    /// All its ephemeral nodes go with this one zxid.
+    fn end_session(&mut self, session: SessionId, events: &mut Vec<NodeEvent>) -> Result<(), ErrorCode> {
+        let ended = self.sessions.remove(&session).ok_or(ErrorCode::SESSION_EXPIRED)?;
+        for path in &ended.ephemerals {
+            self.take_out(path, events);
+        }
+        Ok(())
+    }
+
+    fn remove_if_unused(&mut self, path: &str, events: &mut Vec<NodeEvent>) -> Result<Outcome, ErrorCode> {
+        if !self.is_unused(path, self.time_ms) {
+            return Err(ErrorCode::NOT_EMPTY);
+        }
+        self.take_out(path, events);
+        Ok(Outcome::Done)
+    }
+
+    fn write(
+        &mut self,
+        caller: &Caller<'_>,
+        write: &Write,
+        events: &mut Vec<NodeEvent>,
+    ) -> Result<Outcome, ErrorCode> {
+        match write {
+            Write::Multi(parts) => Ok(Outcome::Parts(self.multi(caller, parts, events))),
+            Write::Check { .. } => Err(ErrorCode::UNIMPLEMENTED),
+            _ => self.part(caller, write, events).map(|part| match part {
+                Part::Created { path, stat } => Outcome::Created { path, stat },
+                Part::Changed(stat) => Outcome::Changed(stat),
+                Part::Deleted | Part::Checked | Part::Failed(_) => Outcome::Done,
+            }),
+        }
+    }
+
+    /// All parts or none; each sees what the ones before it did.
+    fn multi(&mut self, caller: &Caller<'_>, parts: &[Write], events: &mut Vec<NodeEvent>) -> Vec<Part> {
+        // A clone shares its structure: going back costs no more than the changes did.
+        let before = self.clone();
+        let mut done = Vec::with_capacity(parts.len());
+        for (at, part) in parts.iter().enumerate() {
+            match self.part(caller, part, events) {
+                Ok(part) => done.push(part),
+                Err(code) => {
+                    *self = before;
+                    events.clear();
+                    let code_of = |index: usize| match index.cmp(&at) {
+                        std::cmp::Ordering::Less => ErrorCode::OK,
+                        std::cmp::Ordering::Equal => code,
+                        std::cmp::Ordering::Greater => ErrorCode::RUNTIME_INCONSISTENCY,
+                    };
+                    return (0..parts.len()).map(|index| Part::Failed(code_of(index))).collect();
+                }
+            }
+        }
+        done
+    }
+
+    fn part(
+        &mut self,
+        caller: &Caller<'_>,
+        write: &Write,
+        events: &mut Vec<NodeEvent>,
+    ) -> Result<Part, ErrorCode> {
+        match write {
+            Write::Create { path, data, acl, kind } => {
+                let (path, stat) = self.create(caller, (path, acl), data.clone(), *kind, events)?;
+                Ok(Part::Created { path, stat })
+            }
+            Write::Delete { path, version } => {
+                self.delete(caller, path, *version, events)?;
+                Ok(Part::Deleted)
+            }
+            Write::SetData { path, data, version } => {
+                self.set_data(caller, path, data.clone(), *version, events).map(Part::Changed)
+            }
+            Write::SetAcl { path, acl, version } => {
+                self.set_acl(caller, path, acl, *version).map(Part::Changed)
+            }
+            Write::Check { path, version } => {
+                let node = self.permitted(caller, path, perms::READ)?;
+                check_version(*version, node.version)?;
+                Ok(Part::Checked)
+            }
+            Write::Refused(code) => Err(*code),
+            Write::Multi(_) => Err(ErrorCode::MARSHALLING_ERROR),
+        }
+    }
+
+    fn create(
+        &mut self,
+        caller: &Caller<'_>,
+        (path, acl): (&str, &[Acl]),
+        data: Option<Bytes>,
+        kind: CreateKind,
+        events: &mut Vec<NodeEvent>,
+    ) -> Result<(String, Stat), ErrorCode> {
+        if path.contains('\0') {
+            return Err(ErrorCode::BAD_ARGUMENTS);
+        }
+        let (parent_path, name) = path::split(path).ok_or(ErrorCode::BAD_ARGUMENTS)?;
+        let acl = acl::resolve(acl, caller.ids).ok_or(ErrorCode::INVALID_ACL)?;
+        let parent = self.nodes.get(parent_path).ok_or(ErrorCode::NO_NODE)?;
+        if !acl::allows(&parent.acl, perms::CREATE, caller.ids) {
+            return Err(ErrorCode::NO_AUTH);
+        }
+        let name =
+            if kind.is_sequential() { format!("{name}{:010}", parent.creates) } else { name.to_owned() };
+        let path = path::join(parent_path, &name);
+        if !path::is_valid(&path) {
+            return Err(ErrorCode::BAD_ARGUMENTS);
+        }
+        if self.nodes.contains_key(path.as_str()) {
+            return Err(ErrorCode::NODE_EXISTS);
+        }
+        if matches!(parent.owner, Owner::Ephemeral(_)) {
+            return Err(ErrorCode::NO_CHILDREN_FOR_EPHEMERALS);
+        }
+        let parent_acl = Arc::clone(&parent.acl);
+        let node = self.new_node(data, acl.into(), owner_of(kind, caller.session));
+        let stat = node.stat();
+        let (zxid, key): (Zxid, Arc<str>) = (self.zxid, path.as_str().into());
+        if let Some(parent) = self.nodes.get_mut(parent_path) {
+            parent.creates = parent.creates.wrapping_add(1);
+            parent.pzxid = zxid;
+            parent.children.insert(name.as_str().into());
+        }
+        if kind.is_ephemeral()
+            && let Some(session) = self.sessions.get_mut(&caller.session)
+        {
+            session.ephemerals.insert(Arc::clone(&key));
+        }
+        if matches!(node.owner, Owner::Container | Owner::Ttl(_)) {
+            self.mortal.insert(Arc::clone(&key));
+        }
+        self.data_bytes += path.len() + node.data_len();
+        events.push(event(EventType::NodeCreated, &path, &node.acl));
+        events.push(event(EventType::NodeChildrenChanged, parent_path, &parent_acl));
+        self.nodes.insert(key, node);
+        Ok((path, stat))
+    }
+
+    fn new_node(&self, data: Option<Bytes>, acl: Arc<[Acl]>, owner: Owner) -> Node {
+        Node {
+            data,
+            acl,
+            czxid: self.zxid,
+            mzxid: self.zxid,
+            pzxid: self.zxid,
+            ctime_ms: self.time_ms,
+            mtime_ms: self.time_ms,
+            version: 0,
+            aversion: 0,
+            creates: 0,
+            owner,
+            children: Default::default(),
+        }
+    }
+
+    fn delete(
+        &mut self,
+        caller: &Caller<'_>,
+        path: &str,
+        version: i32,
+        events: &mut Vec<NodeEvent>,
+    ) -> Result<(), ErrorCode> {
+        if ROOTS.contains(&path) {
+            return Err(ErrorCode::BAD_ARGUMENTS);
+        }
+        let (parent_path, _) = path::split(path).ok_or(ErrorCode::BAD_ARGUMENTS)?;
+        let parent = self.nodes.get(parent_path).ok_or(ErrorCode::NO_NODE)?;
+        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
+        if !acl::allows(&parent.acl, perms::DELETE, caller.ids) {
+            return Err(ErrorCode::NO_AUTH);
+        }
+        check_version(version, node.version)?;
+        if !node.children.is_empty() {
+            return Err(ErrorCode::NOT_EMPTY);
+        }
+        self.take_out(path, events);
+        Ok(())
+    }
+
+    /// Removes a node without asking.
+    fn take_out(&mut self, path: &str, events: &mut Vec<NodeEvent>) {
+        let Some(node) = self.nodes.remove(path) else { return };
+        self.data_bytes = self.data_bytes.saturating_sub(path.len() + node.data_len());
+        self.mortal.remove(path);
+        if let Owner::Ephemeral(session) = node.owner
+            && let Some(session) = self.sessions.get_mut(&session)
+        {
+            session.ephemerals.remove(path);
+        }
+        events.push(event(EventType::NodeDeleted, path, &node.acl));
+        let Some((parent_path, name)) = path::split(path) else { return };
+        let zxid = self.zxid;
+        if let Some(parent) = self.nodes.get_mut(parent_path) {
+            parent.children.remove(name);
+            parent.pzxid = zxid;
+            events.push(event(EventType::NodeChildrenChanged, parent_path, &parent.acl));
+        }
+    }
+
+    fn set_data(
+        &mut self,
+        caller: &Caller<'_>,
+        path: &str,
+        data: Option<Bytes>,
+        version: i32,
+        events: &mut Vec<NodeEvent>,
+    ) -> Result<Stat, ErrorCode> {
+        let node = self.permitted(caller, path, perms::WRITE)?;
+        check_version(version, node.version)?;
+        let (zxid, time_ms, held) = (self.zxid, self.time_ms, node.data_len());
+        let node = self.nodes.get_mut(path).ok_or(ErrorCode::NO_NODE)?;
+        node.data = data;
+        // -1 means "any" in requests: no node ever has it.
+        node.version = match node.version.wrapping_add(1) {
+            -1 => 0,
+            version => version,
+        };
+        (node.mzxid, node.mtime_ms) = (zxid, time_ms);
+        events.push(event(EventType::NodeDataChanged, path, &node.acl));
+        let (stat, holds) = (node.stat(), node.data_len());
+        self.data_bytes = self.data_bytes + holds - held;
+        Ok(stat)
+    }
+
+    fn set_acl(
+        &mut self,
+        caller: &Caller<'_>,
+        path: &str,
+        given: &[Acl],
+        version: i32,
+    ) -> Result<Stat, ErrorCode> {
+        if !path::is_valid(path) {
+            return Err(ErrorCode::BAD_ARGUMENTS);
+        }
+        let resolved = acl::resolve(given, caller.ids).ok_or(ErrorCode::INVALID_ACL)?;
+        let node = self.permitted(caller, path, perms::ADMIN)?;
+        check_version(version, node.aversion)?;
+        let node = self.nodes.get_mut(path).ok_or(ErrorCode::NO_NODE)?;
+        node.acl = resolved.into();
+        node.aversion = node.aversion.wrapping_add(1);
+        Ok(node.stat())
+    }
+
+    fn permitted(&self, caller: &Caller<'_>, path: &str, perm: i32) -> Result<&Node, ErrorCode> {
+        if !path::is_valid(path) {
+            return Err(ErrorCode::BAD_ARGUMENTS);
+        }
+        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
+        if acl::allows(&node.acl, perm, caller.ids) { Ok(node) } else { Err(ErrorCode::NO_AUTH) }
+    }
+}
+
+/// Whether an entry takes a zxid, be it that it fails.
+const fn is_counted(command: &Command) -> bool {
+    !matches!(command, Command::Attach { .. } | Command::Noop)
+}
+
+const fn owner_of(kind: CreateKind, session: SessionId) -> Owner {
+    match kind {
+        CreateKind::Persistent | CreateKind::PersistentSequential => Owner::None,
+        CreateKind::Ephemeral | CreateKind::EphemeralSequential => Owner::Ephemeral(session),
+        CreateKind::Container => Owner::Container,
+        CreateKind::Ttl(ttl_ms) | CreateKind::TtlSequential(ttl_ms) => Owner::Ttl(ttl_ms),
+    }
+}
+
+const fn check_version(wanted: i32, found: i32) -> Result<(), ErrorCode> {
+    if wanted == -1 || wanted == found { Ok(()) } else { Err(ErrorCode::BAD_VERSION) }
+}
+
+fn event(event: EventType, path: &str, acl: &Arc<[Acl]>) -> NodeEvent {
+    NodeEvent { event: WatchEvent { event, path: path.to_owned() }, acl: Arc::clone(acl) }
+}

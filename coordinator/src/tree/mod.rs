@@ -1,0 +1,308 @@
+//! ZooKeeper's tree as a state machine: commands are applied in the order of the log, and every check happens then,
+//! never earlier (decision C2). Pure: no clock, no connection, no disk, no ballot.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `command` | what a slot of the log holds |
+//! | `apply` | one operation → its outcome and its events |
+//! | `acl`, `path`, `node` | who may, what can be a name, what a node is |
+//! | `snapshot` | all of it as bytes, and the digest that compares two trees |
+//!
+//! A clone shares its structure, so that a snapshot is written while the tree goes on. Called by `driver`.
+
+mod acl;
+mod apply;
+mod command;
+mod node;
+mod path;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::{OrdMap, OrdSet};
+use loggos_protocol::ids::{SessionId, Zxid};
+use loggos_protocol::zookeeper::{Acl, ErrorCode, Id, Stat, WatchEvent, perms};
+use thiserror::Error;
+
+pub use command::{Command, CreateKind, Entry, Write};
+
+use node::{Node, Owner};
+
+/// The upper byte of our session ids: positive, and none of ZooKeeper's marks for containers and times to live.
+const SESSION_TAG: i64 = 0x4c;
+/// A container that never had children is left alone for so long, in milliseconds.
+const UNUSED_CONTAINER_MS: i64 = 300_000;
+
+/// Bytes that are no entry and no snapshot of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TreeError {
+    /// They end too early, or hold what can't be.
+    #[error("malformed bytes of the tree")]
+    Malformed,
+    /// Their checksum doesn't fit.
+    #[error("a snapshot of the tree is damaged")]
+    Damaged,
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A session began or came back.
+    Session(SessionId),
+    /// A node was made.
+    Created {
+        /// Its path, with its number.
+        path: String,
+        /// Its stat.
+        stat: Stat,
+    },
+    /// A node was changed.
+    Changed(Stat),
+    /// Something went, was checked, or ended.
+    Done,
+    /// Each part of a multi: all done, or none and each with its code.
+    Parts(Vec<Part>),
+}
+
+/// What a part of a multi came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A node was made.
+    Created {
+        /// Its path, with its number.
+        path: String,
+        /// Its stat.
+        stat: Stat,
+    },
+    /// A node was changed.
+    Changed(Stat),
+    /// A node was removed.
+    Deleted,
+    /// A version was as it should be.
+    Checked,
+    /// The multi failed: OK before the part that failed, its code, and RUNTIME_INCONSISTENCY behind it.
+    Failed(ErrorCode),
+}
+
+/// A change of a node, for those who watch it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEvent {
+    /// What happened, and where.
+    pub event: WatchEvent,
+    /// The node's ACL then: who may not read it is not told.
+    acl: Arc<[Acl]>,
+}
+
+impl NodeEvent {
+    /// Whether someone with these identities may be told.
+    pub fn readable_by(&self, ids: &[Id]) -> bool {
+        acl::allows(&self.acl, perms::READ, ids)
+    }
+}
+
+/// What applying an entry gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The entry's own zxid, or the last one if it isn't counted.
+    pub zxid: Zxid,
+    /// What it came to.
+    pub outcome: Result<Outcome, ErrorCode>,
+    /// What watchers are to be told, in order.
+    pub events: Vec<NodeEvent>,
+    /// Sessions that ended with it.
+    pub ended: Vec<SessionId>,
+}
+
+impl Applied {
+    /// The session that began or came back.
+    pub fn session(&self) -> Option<SessionId> {
+        match &self.outcome {
+            Ok(Outcome::Session(session)) => Some(*session),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug)]
+struct Session {
+    timeout_ms: u32,
+    password: [u8; 16],
+    /// Paths of its ephemeral nodes.
+    ephemerals: OrdSet<Arc<str>>,
+}
+
+/// The tree and its sessions.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    nodes: OrdMap<Arc<str>, Node>,
+    sessions: OrdMap<SessionId, Session>,
+    /// Containers and nodes with a time to live.
+    mortal: OrdSet<Arc<str>>,
+    zxid: Zxid,
+    time_ms: i64,
+    data_bytes: usize,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        let mut nodes = OrdMap::new();
+        let anyone: Arc<[Acl]> = Acl::open().into();
+        let readers: Arc<[Acl]> =
+            Acl::open().into_iter().map(|acl| Acl { perms: perms::READ, ..acl }).collect();
+        let made = |acl: &Arc<[Acl]>, children: &[&str]| Node {
+            data: Some(Bytes::new()),
+            acl: Arc::clone(acl),
+            czxid: Zxid::new(0),
+            mzxid: Zxid::new(0),
+            pzxid: Zxid::new(0),
+            ctime_ms: 0,
+            mtime_ms: 0,
+            version: 0,
+            aversion: 0,
+            creates: i32::try_from(children.len()).unwrap_or(0),
+            owner: Owner::None,
+            children: children.iter().map(|name| Arc::from(*name)).collect(),
+        };
+        nodes.insert("/".into(), made(&anyone, &["zookeeper"]));
+        nodes.insert("/zookeeper".into(), made(&anyone, &["config", "quota"]));
+        nodes.insert("/zookeeper/quota".into(), made(&anyone, &[]));
+        nodes.insert("/zookeeper/config".into(), made(&readers, &[]));
+        let data_bytes =
+            nodes.keys().filter(|path| path::split(path).is_some()).map(|path: &Arc<str>| path.len()).sum();
+        let (sessions, mortal) = (OrdMap::new(), OrdSet::new());
+        Self { nodes, sessions, mortal, zxid: Zxid::new(0), time_ms: 0, data_bytes }
+    }
+}
+
+impl Tree {
+    /// The last counted entry's zxid.
+    pub const fn zxid(&self) -> Zxid {
+        self.zxid
+    }
+
+    /// The last entry's time.
+    pub const fn last_time_ms(&self) -> i64 {
+        self.time_ms
+    }
+
+    /// How many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Bytes of all paths and data.
+    pub const fn data_bytes(&self) -> usize {
+        self.data_bytes
+    }
+
+    /// How many nodes go with a session.
+    pub fn ephemeral_count(&self) -> usize {
+        self.sessions.values().map(|session| session.ephemerals.len()).sum()
+    }
+
+    /// All sessions with their time-outs.
+    pub fn sessions(&self) -> Vec<(SessionId, u32)> {
+        self.sessions.iter().map(|(id, session)| (*id, session.timeout_ms)).collect()
+    }
+
+    /// What the session's client shows when it comes back.
+    pub fn session_password(&self, session: SessionId) -> Option<[u8; 16]> {
+        self.sessions.get(&session).map(|session| session.password)
+    }
+
+    /// How long the session lives without a sign.
+    pub fn session_timeout_ms(&self, session: SessionId) -> Option<u32> {
+        self.sessions.get(&session).map(|session| session.timeout_ms)
+    }
+
+    /// A node's data and stat.
+    ///
+    /// # Errors
+    /// `NO_NODE`, `NO_AUTH`.
+    pub fn get_data(&self, path: &str, ids: &[Id]) -> Result<(Option<Bytes>, Stat), ErrorCode> {
+        let node = self.readable(path, ids)?;
+        Ok((node.data.clone(), node.stat()))
+    }
+
+    /// A node's stat.
+    ///
+    /// # Errors
+    /// `NO_NODE`, `NO_AUTH`.
+    pub fn exists(&self, path: &str, ids: &[Id]) -> Result<Stat, ErrorCode> {
+        self.readable(path, ids).map(Node::stat)
+    }
+
+    /// A node's stat, for the server's own use.
+    pub fn stat(&self, path: &str) -> Option<Stat> {
+        self.nodes.get(path).map(Node::stat)
+    }
+
+    /// A node's children, sorted, and its stat.
+    ///
+    /// # Errors
+    /// `NO_NODE`, `NO_AUTH`.
+    pub fn children(&self, path: &str, ids: &[Id]) -> Result<(Vec<String>, Stat), ErrorCode> {
+        let node = self.readable(path, ids)?;
+        Ok((node.children.iter().map(|name| name.to_string()).collect(), node.stat()))
+    }
+
+    /// A node's ACL and stat; digests are shown to those alone who may change it.
+    ///
+    /// # Errors
+    /// `NO_NODE`, `NO_AUTH`.
+    pub fn get_acl(&self, path: &str, ids: &[Id]) -> Result<(Vec<Acl>, Stat), ErrorCode> {
+        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
+        let may_admin = acl::allows(&node.acl, perms::ADMIN, ids);
+        if !may_admin && !acl::allows(&node.acl, perms::READ, ids) {
+            return Err(ErrorCode::NO_AUTH);
+        }
+        Ok((acl::shown(&node.acl, may_admin), node.stat()))
+    }
+
+    /// A session's ephemeral nodes whose paths begin with `prefix`.
+    pub fn ephemerals(&self, session: SessionId, prefix: &str) -> Vec<String> {
+        let Some(session) = self.sessions.get(&session) else { return Vec::new() };
+        session
+            .ephemerals
+            .iter()
+            .filter(|path| path.starts_with(prefix))
+            .map(|path| path.to_string())
+            .collect()
+    }
+
+    /// How many nodes are below `path`.
+    ///
+    /// # Errors
+    /// `NO_NODE`, `NO_AUTH`.
+    pub fn descendants(&self, path: &str, ids: &[Id]) -> Result<usize, ErrorCode> {
+        self.readable(path, ids)?;
+        let prefix = path::join(path, "");
+        let from: Arc<str> = prefix.as_str().into();
+        let below = self.nodes.range(from..).take_while(|(other, _)| other.starts_with(prefix.as_str()));
+        Ok(below.filter(|(other, _)| &***other != path).count())
+    }
+
+    /// At most `limit` containers and nodes with a time to live that nobody uses any more.
+    pub fn removable(&self, now_ms: i64, limit: usize) -> Vec<String> {
+        let unused = self.mortal.iter().filter(|path| self.is_unused(path, now_ms));
+        unused.take(limit).map(|path| path.to_string()).collect()
+    }
+
+    fn is_unused(&self, path: &str, now_ms: i64) -> bool {
+        let Some(node) = self.nodes.get(path).filter(|node| node.children.is_empty()) else { return false };
+        match node.owner {
+            Owner::Container => node.creates > 0 || now_ms - node.ctime_ms > UNUSED_CONTAINER_MS,
+            Owner::Ttl(ttl_ms) => now_ms - node.mtime_ms > ttl_ms,
+            Owner::None | Owner::Ephemeral(_) => false,
+        }
+    }
+
+    fn readable(&self, path: &str, ids: &[Id]) -> Result<&Node, ErrorCode> {
+        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
+        if acl::allows(&node.acl, perms::READ, ids) { Ok(node) } else { Err(ErrorCode::NO_AUTH) }
+    }
+}

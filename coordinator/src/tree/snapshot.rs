@@ -1,0 +1,163 @@
+//! The whole tree as bytes and back, and a digest that compares two trees.
+//!
+//! ```text
+//! magic u32 | version u8 | zxid i64 | time i64 | sessions | nodes | crc32 of all before u32
+//! ```
+//! Called by the driver's snapshots and by its start.
+
+use bytes::BufMut;
+use imbl::{OrdMap, OrdSet};
+use loggos_protocol::ids::{SessionId, Zxid};
+
+use super::command::{Reader, put_acl, put_count, put_data, put_text};
+use super::node::{Node, Owner};
+use super::{Session, Tree, TreeError, path};
+
+const MAGIC: u32 = 0x4c47_5452;
+const VERSION: u8 = 1;
+
+impl Tree {
+    /// All of it.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.data_bytes + self.nodes.len() * 128);
+        out.put_u32(MAGIC);
+        out.put_u8(VERSION);
+        out.put_i64(self.zxid.raw());
+        out.put_i64(self.time_ms);
+        put_count(&mut out, self.sessions.len());
+        for (id, session) in &self.sessions {
+            out.put_i64(id.raw());
+            out.put_u32(session.timeout_ms);
+            out.put_slice(&session.password);
+        }
+        put_count(&mut out, self.nodes.len());
+        for (path, node) in &self.nodes {
+            put_node(&mut out, path, node);
+        }
+        let crc = crc32fast::hash(&out);
+        out.put_u32(crc);
+        out
+    }
+
+    /// The tree that a snapshot was taken of.
+    ///
+    /// # Errors
+    /// `Damaged` and `Malformed`.
+    pub fn restore(bytes: &[u8]) -> Result<Self, TreeError> {
+        let (bytes, crc) = bytes.split_last_chunk::<4>().ok_or(TreeError::Malformed)?;
+        if crc32fast::hash(bytes).to_be_bytes() != *crc {
+            return Err(TreeError::Damaged);
+        }
+        let mut reader = Reader(bytes);
+        if reader.u32()? != MAGIC || reader.u8()? != VERSION {
+            return Err(TreeError::Malformed);
+        }
+        let (zxid, time_ms) = (Zxid::new(reader.i64()?), reader.i64()?);
+        let sessions = reader.list(|reader| {
+            let id = reader.session()?;
+            let (timeout_ms, password) = (reader.u32()?, reader.array()?);
+            Ok((id, Session { timeout_ms, password, ephemerals: OrdSet::new() }))
+        })?;
+        let mut tree = Self {
+            nodes: OrdMap::new(),
+            sessions: sessions.into_iter().collect(),
+            mortal: OrdSet::new(),
+            zxid,
+            time_ms,
+            data_bytes: 0,
+        };
+        for (path, node) in reader.list(take_node)? {
+            tree.put_back(path, node)?;
+        }
+        Ok(tree)
+    }
+
+    /// Nodes come sorted by path, parents before their children.
+    fn put_back(&mut self, path: String, node: Node) -> Result<(), TreeError> {
+        let key: std::sync::Arc<str> = path.as_str().into();
+        if let Some((parent, name)) = path::split(&path) {
+            self.nodes.get_mut(parent).ok_or(TreeError::Malformed)?.children.insert(name.into());
+            self.data_bytes += path.len() + node.data_len();
+        }
+        match node.owner {
+            Owner::Ephemeral(session) => {
+                let session = self.sessions.get_mut(&session).ok_or(TreeError::Malformed)?;
+                session.ephemerals.insert(key.clone());
+            }
+            Owner::Container | Owner::Ttl(_) => {
+                self.mortal.insert(key.clone());
+            }
+            Owner::None => {}
+        }
+        self.nodes.insert(key, node);
+        Ok(())
+    }
+
+    /// Equal trees have equal digests.
+    pub fn digest(&self) -> u64 {
+        let mut sum = 0u64;
+        for (path, node) in &self.nodes {
+            let mut bytes = Vec::new();
+            put_node(&mut bytes, path, node);
+            let low = crc32fast::hash(&bytes);
+            bytes.push(1);
+            sum = sum.wrapping_add(u64::from(crc32fast::hash(&bytes)) << 32 | u64::from(low));
+        }
+        sum
+    }
+}
+
+fn put_node(out: &mut Vec<u8>, path: &str, node: &Node) {
+    put_text(out, path);
+    put_data(out, node.data.as_ref());
+    put_acl(out, &node.acl);
+    for zxid in [node.czxid, node.mzxid, node.pzxid] {
+        out.put_i64(zxid.raw());
+    }
+    out.put_i64(node.ctime_ms);
+    out.put_i64(node.mtime_ms);
+    for count in [node.version, node.aversion, node.creates] {
+        out.put_i32(count);
+    }
+    let (kind, value) = match node.owner {
+        Owner::None => (0, 0),
+        Owner::Ephemeral(session) => (1, session.raw()),
+        Owner::Container => (2, 0),
+        Owner::Ttl(ttl_ms) => (3, ttl_ms),
+    };
+    out.put_u8(kind);
+    out.put_i64(value);
+}
+
+fn take_node(reader: &mut Reader<'_>) -> Result<(String, Node), TreeError> {
+    let (path, data, acl) = (reader.text()?, reader.data()?, reader.acl()?);
+    let mut zxid = || reader.i64().map(Zxid::new);
+    let (czxid, mzxid, pzxid) = (zxid()?, zxid()?, zxid()?);
+    let (ctime_ms, mtime_ms) = (reader.i64()?, reader.i64()?);
+    let (version, aversion, creates) = (reader.i32()?, reader.i32()?, reader.i32()?);
+    let (kind, value) = (reader.u8()?, reader.i64()?);
+    let owner = match kind {
+        0 => Owner::None,
+        1 => Owner::Ephemeral(SessionId::new(value)),
+        2 => Owner::Container,
+        3 => Owner::Ttl(value),
+        _ => return Err(TreeError::Malformed),
+    };
+    let acl = acl.into();
+    let children = OrdSet::new();
+    let node = Node {
+        data,
+        acl,
+        czxid,
+        mzxid,
+        pzxid,
+        ctime_ms,
+        mtime_ms,
+        version,
+        aversion,
+        creates,
+        owner,
+        children,
+    };
+    Ok((path, node))
+}
