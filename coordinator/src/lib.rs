@@ -10,19 +10,24 @@
 //! | `driver` | one task that owns the tree: order, durability, application, replies |
 //! | [`watches`] | who is told of which change |
 //! | [`session_expiry`] | who was silent for too long |
+//! | `start` | starting and stopping |
 //! | `server` | sockets, connections, four-letter words |
 //! | `metrics` | numbers |
 //!
 //! Called by the binary: [`Coordinator::start`], and [`CoordinatorHandle::shutdown`] at the end.
 
 pub mod config;
+mod driver;
 pub mod error;
 pub mod ledger;
 mod metrics;
 pub mod paxos;
+mod server;
 pub mod session_expiry;
+mod start;
 pub mod tree;
 pub mod watches;
 
 pub use config::CoordinatorOptions;
 pub use error::{CoordinatorError, LedgerError};
+pub use start::{Coordinator, CoordinatorHandle};
