@@ -44,6 +44,8 @@ pub(crate) const INPUTS_MAX: usize = 4096;
 const TURN_INPUTS: usize = 512;
 /// Notices of the ledger: one group and one snapshot are under way at most.
 const NOTICES_MAX: usize = 8;
+/// Commands that wait for their group; beyond it nothing is taken from the sockets.
+const QUEUE_MAX: usize = 64 << 10;
 /// Entries of one group.
 const GROUP_ENTRIES: usize = 512;
 /// Bytes of one group; a single entry may be longer.
@@ -162,7 +164,7 @@ pub(crate) async fn run(
             _ = &mut stop => break driver.drain(&mut told).await,
             notice = told.recv() => if let Some(notice) = notice { outcome = driver.notice(notice) },
             _ = ticks.tick() => driver.tick(),
-            count = inputs.recv_many(&mut turn, TURN_INPUTS) => match count {
+            count = inputs.recv_many(&mut turn, TURN_INPUTS), if driver.has_room() => match count {
                 0 => break driver.drain(&mut told).await,
                 _ => turn.drain(..).for_each(|input| driver.input(input)),
             },
@@ -233,7 +235,16 @@ impl Driver {
         }
     }
 
+    /// Whether more requests may come.
+    fn has_room(&self) -> bool {
+        self.queue.len() < QUEUE_MAX
+    }
+
     fn tick(&mut self) {
+        // Who isn't listened to can't be found silent: the gap is a stall of our own.
+        if !self.has_room() {
+            return;
+        }
         let now = self.now();
         let expired = self.expiry.expired(now);
         if !expired.is_empty() {

@@ -22,8 +22,8 @@ use crate::tree::{Entry, Tree};
 #[derive(Debug)]
 pub struct Coordinator;
 
-/// A running coordination server. Dropped without [`CoordinatorHandle::shutdown`] it stops without a snapshot: the
-/// next start replays more.
+/// A running coordination server. Dropped without [`CoordinatorHandle::shutdown`] it stops as well, and nobody waits
+/// for it.
 #[derive(Debug)]
 pub struct CoordinatorHandle {
     client_addr: SocketAddr,

@@ -133,7 +133,6 @@ async fn one_shot_watches_tell_once_and_before_the_change_is_read() {
     assert_eq!(within(data.changed()).await.event_type, EventType::NodeDataChanged);
     other.delete("/w", None).await.expect("removed");
     assert_eq!(within(child.changed()).await.event_type, EventType::NodeDeleted);
-
 }
 
 #[tokio::test]
@@ -284,4 +283,30 @@ async fn a_restart_keeps_data_and_sessions_and_clients_come_back_by_themselves()
     // The watch was set again by the client, and fires on the first change since.
     client.set_data("/kept", b"3", None).await.expect("changed");
     assert_eq!(within(unchanged.changed()).await.event_type, EventType::NodeDataChanged);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_crash() {
+    let server = Server::start().await;
+    if !server.is_ours() {
+        return;
+    }
+    let client = server.client().await;
+    let made = futures::future::join_all((0..300).map(|number| {
+        let path = format!("/n{number}");
+        let client = client.clone();
+        async move { client.create(&path, b"x", &OPEN).await }
+    }));
+    for made in within(made).await {
+        made.expect("created");
+    }
+    client.create("/e", b"", &EPHEMERAL).await.expect("created");
+    client.delete("/n7", None).await.expect("removed");
+    let copy = server.crashed_copy().await;
+    let other = copy.client().await;
+    let names = other.list_children("/").await.expect("listed");
+    assert_eq!(names.len(), 300);
+    assert!(!names.contains(&"n7".to_owned()) && names.contains(&"e".to_owned()));
+    let stat = other.check_stat("/n299").await.expect("answered").expect("it is there");
+    assert_eq!(Some(stat), client.check_stat("/n299").await.expect("answered"));
 }

@@ -163,6 +163,28 @@ async fn watches_that_are_set_again_tell_what_was_missed() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_far_ahead_gets_every_answer_in_order() {
+    const REQUESTS: i32 = 3000;
+    let server = Server::start().await;
+    let (mut raw, _) = Raw::open(server.address()).await;
+    let path = server.folder().to_owned();
+    raw.send(&[(1, create(path.clone(), None))]).await;
+    raw.reply().await;
+    let requests: Vec<(i32, Request)> = (0..REQUESTS)
+        .map(|number| match number % 2 {
+            0 => (number, Request::SetData { path: path.clone(), data: None, version: number / 2 }),
+            _ => (number, Request::Exists { path: path.clone(), watch: false }),
+        })
+        .collect();
+    raw.send(&requests).await;
+    for number in 0..REQUESTS {
+        let (header, mut body) = raw.reply().await;
+        assert_eq!((header.xid, header.error), (number, ErrorCode::OK));
+        assert_eq!(body.stat().expect("a stat").version, number / 2 + 1);
+    }
+}
+
+#[tokio::test]
 async fn operators_get_their_texts() {
     let server = Server::start().await;
     let (_raw, own) = Raw::open(server.address()).await;

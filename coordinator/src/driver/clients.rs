@@ -124,11 +124,24 @@ impl Driver {
             self.enqueue(command, Origin::Opening(connection));
         } else if self.tree.session_password(connect.session).is_some_and(|own| own == connect.password[..]) {
             self.expiry.touch(connect.session, self.now());
+            self.take_over(connect.session, connection);
             self.enqueue(Command::Attach { session: connect.session }, Origin::Opening(connection));
         } else {
             client.refuse_session();
         }
         self.clients.insert(connection, client);
+    }
+
+    /// From now on the session is here. Where it was before, nothing is taken or answered any more: what was sent
+    /// there stands before the session's next entry, or nowhere.
+    fn take_over(&mut self, session: SessionId, connection: ConnectionId) {
+        if let Some(before) = self.connected.insert(session, connection)
+            && before != connection
+            && let Some(old) = self.clients.get_mut(&before)
+        {
+            old.cut_off();
+            self.watches.remove_connection(before);
+        }
     }
 
     /// The entry behind a handshake is applied.
@@ -142,18 +155,16 @@ impl Driver {
             self.expiry.track(session, millis(timeout_ms), now);
         }
         let Some(client) = self.clients.get_mut(&connection) else { return };
+        // Deaf already: the session has moved on to another connection, or has ended.
+        let Stage::Opening(early) = &mut client.stage else { return };
+        let early = std::mem::take(early);
         self.dirty.insert(connection);
         let Some((session, password, timeout_ms)) = details else {
+            self.connected.retain(|_, at| *at != connection);
             client.refuse_session();
             return;
         };
-        let early = match std::mem::replace(&mut client.stage, Stage::Open) {
-            Stage::Opening(early) => early,
-            stage => {
-                client.stage = stage;
-                return;
-            }
-        };
+        client.stage = Stage::Open;
         client.session = session;
         client.timeout = millis(timeout_ms);
         let response = ConnectResponse {
@@ -165,14 +176,7 @@ impl Driver {
         };
         client.outbox.queue(|out| response.encode(out));
         client.sent += 1;
-        // The session has moved: where it was before, nothing is answered any more.
-        if let Some(before) = self.connected.insert(session, connection)
-            && before != connection
-            && let Some(old) = self.clients.get_mut(&before)
-        {
-            old.cut_off();
-            self.watches.remove_connection(before);
-        }
+        self.connected.insert(session, connection);
         for arrival in early {
             self.arrive(connection, arrival);
         }

@@ -6,6 +6,7 @@
 pub mod raw;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -68,6 +69,16 @@ impl Server {
         client.chroot(self.folder.clone()).expect("an absolute path")
     }
 
+    /// Another server on a copy of what this one has on its disk now, as a crash of the machine would leave it.
+    pub async fn crashed_copy(&self) -> Self {
+        let (_, dir) = self.own.as_ref().expect("a server of this process");
+        let copy = tempfile::tempdir().expect("a folder");
+        copy_folder(dir.path(), copy.path());
+        let handle = start(&copy, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+        let address = handle.client_addr().to_string();
+        Self { own: Some((handle, copy)), address, folder: self.folder.clone() }
+    }
+
     /// Stops the server and starts it on what it has kept, at the same address.
     pub async fn restart(self) -> Self {
         let (handle, dir) = self.own.expect("a server of this process");
@@ -75,6 +86,18 @@ impl Server {
         within(handle.shutdown()).await;
         let handle = start(&dir, address).await;
         Self { own: Some((handle, dir)), ..self }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir(&target).expect("a new folder");
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("a copy");
+        }
     }
 }
 
