@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use loggos_client::{ClientError, ConsumerConfig, Fetched, OffsetSpec, Reader, SimpleConsumer};
 use loggos_protocol::batch::{Record, RecordHeader};
 use loggos_protocol::ids::{Offset, PartitionId, TopicName, TopicPartition};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::ser::SerializeTuple;
 
@@ -77,6 +78,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     } else {
         None
     };
+    if let (OffsetSpec::Exactly(offset), Some(ends)) = (options.from, &ends) {
+        check_not_behind(consumer.clone(), offset, ends).await?;
+    }
     let mut output = Output {
         out: BufWriter::with_capacity(OUTPUT_BUFFER, io::stdout()),
         format: options.format,
@@ -91,11 +95,22 @@ pub async fn run(options: Options) -> Result<(), Failure> {
                     output.print(&partition, &fetched)?;
                 }
                 output.out.flush()?;
+                if !is_read() {
+                    return Err(Failure::Unread);
+                }
             }
             Err(error) => recover(&mut reader, &starts, &options, error)?,
         }
     }
     Ok(output.out.flush()?)
+}
+
+/// Whether somebody still reads stdout. A pipe without a reader says so to the next write, which may never come.
+fn is_read() -> bool {
+    let stdout = io::stdout();
+    let mut looked_at = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut looked_at, Some(&now)).is_err() || !looked_at[0].revents().contains(PollFlags::ERR)
 }
 
 async fn chosen_partitions(
@@ -120,6 +135,21 @@ async fn offsets(
         consumer.offset(partition, spec).await.map(|offset| (partition.clone(), offset))
     });
     futures::future::try_join_all(each).await.map(BTreeMap::from_iter)
+}
+
+/// An offset behind the end of every partition is a mistake, and not an empty answer.
+async fn check_not_behind(
+    consumer: SimpleConsumer,
+    offset: Offset,
+    ends: &BTreeMap<TopicPartition, Offset>,
+) -> Result<(), ClientError> {
+    match ends.iter().max_by_key(|(_, end)| **end) {
+        Some((partition, &end)) if end < offset => {
+            let log_start = consumer.offset(partition, OffsetSpec::Earliest).await?;
+            Err(ClientError::OffsetOutOfRange { partition: partition.clone(), offset, log_start, end })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Retention may overtake a reader: then it goes on with the first record that is left. An offset that was typed

@@ -317,6 +317,18 @@ impl<W> Accumulator<W> {
         expired
     }
 
+    /// Gives up on all records that are not in flight.
+    pub fn give_up(&mut self, why: &ClientError) -> Vec<(W, ClientError)> {
+        let mut failed = Vec::new();
+        for line in self.lines.values_mut() {
+            for entry in line.expire(Duration::MAX, Duration::ZERO) {
+                self.used -= entry.bytes;
+                failed.extend(entry.failed_with(why.clone()).into_failed());
+            }
+        }
+        failed
+    }
+
     /// Asks that everything taken so far be sent without lingering; the number to wait for with
     /// [`is_resolved_to`](Self::is_resolved_to).
     pub const fn flush(&mut self) -> u64 {

@@ -14,7 +14,7 @@ use loggos_protocol::ids::{BrokerId, Offset, ProducerEpoch, ProducerId, TopicNam
 use loggos_protocol::kafka::ErrorCode;
 use loggos_protocol::kafka::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use loggos_protocol::kafka::messages::produce_response::PartitionProduceResponse;
-use loggos_protocol::kafka::messages::{InitProducerIdRequest, ProduceRequest, ProduceResponse};
+use loggos_protocol::kafka::messages::{self, InitProducerIdRequest, ProduceRequest, ProduceResponse};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
@@ -233,7 +233,14 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
         }
         let outcome = match settle_identity(&shared).await {
             Ok(()) => renew_metadata(&shared).await,
-            Err(error) => Err(error),
+            Err(error) => {
+                if !error.retriable() {
+                    // The broker will never number these records; nothing of them is in flight.
+                    let failed = shared.accumulator.lock().give_up(&error);
+                    shared.fail(failed);
+                }
+                Err(error)
+            }
         };
         failures = if outcome.is_ok() { 0 } else { failures + 1 };
         *shared.trouble.lock() = outcome.err().map(|error| error.to_string());
@@ -265,7 +272,11 @@ async fn settle_identity(shared: &Shared) -> Result<(), ClientError> {
     }
     let connection = shared.cluster.any().await?;
     // Without a transactional id the timeout means nothing; Java's client says the same.
-    let request = InitProducerIdRequest::default().with_transaction_timeout_ms(i32::MAX);
+    let request = InitProducerIdRequest::default()
+        .with_transactional_id(None)
+        .with_transaction_timeout_ms(i32::MAX)
+        .with_producer_id(messages::ProducerId(ProducerId::NONE.raw()))
+        .with_producer_epoch(-1);
     let response = match connection.call(&request, shared.config.cluster.request_timeout).await {
         Ok(response) => response,
         Err(ClientError::Unsupported { address, .. }) => {
@@ -400,6 +411,7 @@ fn request_of(config: &ProducerConfig, sendings: &[Sending]) -> ProduceRequest {
         TopicProduceData::default().with_name(wire_name(name)).with_partition_data(partitions)
     };
     ProduceRequest::default()
+        .with_transactional_id(None)
         .with_acks(config.acks.raw())
         .with_timeout_ms(i32::try_from(config.cluster.request_timeout.as_millis()).unwrap_or(i32::MAX))
         .with_topic_data(topics.into_iter().map(topic).collect())
