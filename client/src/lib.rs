@@ -20,6 +20,7 @@ pub mod error;
 pub mod message;
 pub mod metadata;
 pub mod producer;
+pub mod registry;
 pub mod reader;
 pub mod simple;
 

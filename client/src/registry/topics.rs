@@ -1,0 +1,282 @@
+//! Topics: their partitions' replicas and states, their configs; brokers' configs too.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use loggos_protocol::ids::{BrokerId, LeaderEpoch, PartitionId, TopicId, TopicName};
+use loggos_protocol::registry::path;
+use loggos_protocol::registry::record::{ConfigChangeRecord, ConfigRecord, PartitionState, Record, TopicRecord};
+
+use super::{Fence, Op, Registry, RegistryError};
+
+/// Nodes that one change makes or removes at most: an ensemble's requests are bounded.
+const OPS_MAX: usize = 500;
+/// Reads under way at the same time.
+const READS: usize = 64;
+
+/// A topic that is to be made.
+#[derive(Clone, Debug)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: TopicName,
+    /// Its identity.
+    pub id: TopicId,
+    /// The replicas of each partition, the first one leading.
+    pub replicas: BTreeMap<PartitionId, Vec<BrokerId>>,
+    /// Its configs.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// A topic as it stands in the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTopic {
+    /// Its identity.
+    pub id: TopicId,
+    /// Its partitions.
+    pub partitions: BTreeMap<PartitionId, StoredPartition>,
+    /// Its configs.
+    pub configs: BTreeMap<String, String>,
+    /// The version of its node.
+    pub version: i32,
+}
+
+/// A partition as it stands in the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPartition {
+    /// Its replicas.
+    pub replicas: Vec<BrokerId>,
+    /// Its state, with the version of its node; none before a controller has seen it.
+    pub state: Option<(PartitionState, i32)>,
+}
+
+impl Registry {
+    /// The names of all topics.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn topic_names(&self) -> Result<Vec<TopicName>, RegistryError> {
+        Ok(self.session().children(path::TOPICS).await?.into_iter().map(TopicName::new).collect())
+    }
+
+    /// A topic, if there is one.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn topic(&self, name: &TopicName) -> Result<Option<StoredTopic>, RegistryError> {
+        let Some((record, node)) = self.record::<TopicRecord>(&path::topic(name)).await? else { return Ok(None) };
+        let configs = self.record::<ConfigRecord>(&path::topic_config(name)).await?;
+        let reads = record.partitions.clone().into_iter().map(|(partition, replicas)| async move {
+            let state: Option<(PartitionState, _)> = self.record(&path::state(name, partition)).await?;
+            let state = state.map(|(state, node)| (state, node.version));
+            Ok::<_, RegistryError>((partition, StoredPartition { replicas, state }))
+        });
+        let mut reads = futures::stream::iter(reads).buffer_unordered(READS);
+        let mut partitions = BTreeMap::new();
+        while let Some(read) = reads.next().await {
+            let (partition, stored) = read?;
+            partitions.insert(partition, stored);
+        }
+        Ok(Some(StoredTopic {
+            id: record.id().unwrap_or_default(),
+            partitions,
+            configs: configs.map(|(record, _)| record.config).unwrap_or_default(),
+            version: node.version,
+        }))
+    }
+
+    /// Makes a topic with its partitions' first states: seen as a whole or not at all, unless it has hundreds of
+    /// partitions; then its states come first, and it is seen when they all stand.
+    ///
+    /// # Errors
+    /// `Exists`; those of the session.
+    pub async fn create_topic(&self, topic: &NewTopic, fence: &Fence) -> Result<(), RegistryError> {
+        let record = TopicRecord::new(topic.id, topic.replicas.clone()).to_bytes();
+        let config = ConfigRecord::new(topic.configs.clone()).to_bytes();
+        let config_path = path::topic_config(&topic.name);
+        // What an earlier topic of this name, or somebody in advance, has left.
+        let has_config = self.session().get(&config_path).await?.is_some();
+        let config = if has_config {
+            Op::Set { path: config_path, data: config, version: None }
+        } else {
+            Op::create(config_path, config)
+        };
+        let mut ops = vec![
+            fence.check(),
+            config,
+            Op::create(path::topic(&topic.name), Vec::new()),
+            Op::create(path::partitions(&topic.name), Vec::new()),
+        ];
+        for (partition, replicas) in &topic.replicas {
+            ops.extend(partition_ops(&topic.name, *partition, replicas, fence));
+        }
+        ops.push(Op::Set { path: path::topic(&topic.name), data: record, version: Some(0) });
+        self.in_steps(&ops, fence).await.map_err(already)
+    }
+
+    /// Adds partitions to a topic.
+    ///
+    /// # Errors
+    /// `Absent`, `Conflict`; those of the session.
+    pub async fn add_partitions(
+        &self,
+        name: &TopicName,
+        added: &BTreeMap<PartitionId, Vec<BrokerId>>,
+        fence: &Fence,
+    ) -> Result<(), RegistryError> {
+        let found: Option<(TopicRecord, _)> = self.record(&path::topic(name)).await?;
+        let (record, node) = found.ok_or(RegistryError::Absent)?;
+        let mut replicas = record.partitions.clone();
+        replicas.extend(added.clone());
+        let mut ops = vec![fence.check()];
+        for (partition, replicas) in added {
+            ops.extend(partition_ops(name, *partition, replicas, fence));
+        }
+        let record = TopicRecord::new(record.id().unwrap_or_default(), replicas).to_bytes();
+        ops.push(Op::Set { path: path::topic(name), data: record, version: Some(node.version) });
+        self.in_steps(&ops, fence).await
+    }
+
+    /// Does `ops` in the fewest changes that the bound allows, each behind the fence.
+    async fn in_steps(&self, ops: &[Op], fence: &Fence) -> Result<(), RegistryError> {
+        for (step, chunk) in ops.chunks(OPS_MAX).enumerate() {
+            if step == 0 {
+                self.session().multi(chunk).await?;
+            } else {
+                let fenced: Vec<Op> = std::iter::once(fence.check()).chain(chunk.iter().cloned()).collect();
+                self.session().multi(&fenced).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that a topic is to go: whoever is controller sees it through.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn mark_deleted(&self, name: &TopicName) -> Result<(), RegistryError> {
+        self.session().create_if_absent(&path::deletion(name), b"").await
+    }
+
+    /// The topics that are to go.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn marked_deleted(&self) -> Result<Vec<TopicName>, RegistryError> {
+        Ok(self.session().children(path::DELETE_TOPICS).await?.into_iter().map(TopicName::new).collect())
+    }
+
+    /// Removes a topic's nodes, and the mark in the end. May be done again after a failure half-way.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), RegistryError> {
+        let partitions = self.session().children(&path::partitions(name)).await?;
+        let mut paths = Vec::new();
+        for partition in partitions.iter().filter_map(|name| name.parse().ok()).map(PartitionId::new) {
+            paths.push(path::state(name, partition));
+            paths.push(path::partition(name, partition));
+        }
+        for chunk in paths.chunks(OPS_MAX) {
+            let ops: Vec<Op> = chunk.iter().map(|path| Op::Delete { path: path.clone(), version: None }).collect();
+            if self.session().multi(&ops).await.is_err() {
+                // Some of them are gone already.
+                for path in chunk {
+                    self.session().delete(path).await?;
+                }
+            }
+        }
+        let rest = [path::partitions(name), path::topic(name), path::topic_config(name), path::deletion(name)];
+        for path in rest {
+            self.session().delete(&path).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets a partition's state if its node still has this version; gives the new one.
+    ///
+    /// # Errors
+    /// `Conflict`, in `Refused` when the fence failed; those of the session.
+    pub async fn set_state(
+        &self,
+        name: &TopicName,
+        partition: PartitionId,
+        state: &PartitionState,
+        version: i32,
+        fence: Option<&Fence>,
+    ) -> Result<i32, RegistryError> {
+        let mut ops: Vec<Op> = fence.map(Fence::check).into_iter().collect();
+        ops.push(Op::Set { path: path::state(name, partition), data: state.to_bytes(), version: Some(version) });
+        let done = self.session().multi(&ops).await?;
+        Ok(done.last().copied().flatten().map_or(version + 1, |(_, version)| version))
+    }
+
+    /// A topic's configs with their node's version.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn configs_at(&self, path: &str) -> Result<(BTreeMap<String, String>, Option<i32>), RegistryError> {
+        let found: Option<(ConfigRecord, _)> = self.record(path).await?;
+        Ok(found.map(|(record, node)| (record.config, Some(node.version))).unwrap_or_default())
+    }
+
+    /// Sets configs if their node still has this version, and announces the change.
+    ///
+    /// # Errors
+    /// `Conflict` when somebody else was faster; those of the session.
+    pub async fn set_configs(
+        &self,
+        path: &str,
+        configs: &BTreeMap<String, String>,
+        version: Option<i32>,
+    ) -> Result<(), RegistryError> {
+        let data = ConfigRecord::new(configs.clone()).to_bytes();
+        let path = path.to_owned();
+        let op = match version {
+            Some(_) => Op::Set { path: path.clone(), data, version },
+            None => Op::create(path.clone(), data),
+        };
+        match self.session().multi(&[op]).await {
+            Ok(_) => {}
+            Err(error) if matches!(error.root(), RegistryError::Exists | RegistryError::Conflict) => {
+                return Err(RegistryError::Conflict);
+            }
+            Err(error) => return Err(error),
+        }
+        let entity = path.trim_start_matches("/config/").to_owned();
+        let change = ConfigChangeRecord::new(entity).to_bytes();
+        // Kafka's own tools look here; our brokers watch the node itself.
+        self.session().create_numbered(&format!("{}/config_change_", path::CONFIG_CHANGES), &change).await
+    }
+
+    /// Brokers' configs: those of all brokers under `None`.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn broker_configs(
+        &self,
+    ) -> Result<BTreeMap<Option<BrokerId>, BTreeMap<String, String>>, RegistryError> {
+        let mut all = BTreeMap::new();
+        for name in self.session().children(path::BROKER_CONFIGS).await? {
+            let id = if name == path::ALL_BROKERS { None } else { name.parse().ok().map(BrokerId::new) };
+            if id.is_none() && name != path::ALL_BROKERS {
+                continue;
+            }
+            let (configs, _) = self.configs_at(&path::broker_config(id)).await?;
+            all.insert(id, configs);
+        }
+        Ok(all)
+    }
+}
+
+fn partition_ops(name: &TopicName, partition: PartitionId, replicas: &[BrokerId], fence: &Fence) -> [Op; 2] {
+    let leader = replicas.first().copied().unwrap_or(BrokerId::NONE);
+    let state = PartitionState::new(leader, LeaderEpoch::new(0), fence.epoch, replicas.to_vec());
+    [
+        Op::create(path::partition(name, partition), Vec::new()),
+        Op::create(path::state(name, partition), state.to_bytes()),
+    ]
+}
+
+fn already(error: RegistryError) -> RegistryError {
+    if matches!(error.root(), RegistryError::Exists) { RegistryError::Exists } else { error }
+}
