@@ -149,7 +149,7 @@ pub struct Tree {
 
 impl Default for Tree {
     fn default() -> Self {
-        let mut nodes = OrdMap::new();
+        let mut nodes: OrdMap<Arc<str>, Node> = OrdMap::new();
         let anyone: Arc<[Acl]> = Acl::open().into();
         let readers: Arc<[Acl]> =
             Acl::open().into_iter().map(|acl| Acl { perms: perms::READ, ..acl }).collect();
