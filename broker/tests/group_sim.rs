@@ -170,8 +170,11 @@ impl World {
             Belief::Joined { generation, leads, members } => {
                 client.belief = Belief::Syncing(waiting, generation);
                 let assignments = if leads { assign(&members) } else { Vec::new() };
-                let sync =
-                    Sync { caller: client.caller(generation), protocol: (None, Some("range".to_owned())), assignments };
+                let sync = Sync {
+                    caller: client.caller(generation),
+                    protocol: (None, Some("range".to_owned())),
+                    assignments,
+                };
                 self.step(Event::Sync(sync, waiting), Some(index));
             }
             Belief::Holding { generation, .. } => {
@@ -257,7 +260,8 @@ impl Client {
             Reply::NotJoined(code, _) | Reply::NotSynced(code) => self.refused(code),
             Reply::Synced(_, _, assignment) => {
                 if let Belief::Syncing(_, generation) = self.belief {
-                    self.belief = Belief::Holding { generation, partitions: partitions(&assignment).collect() };
+                    self.belief =
+                        Belief::Holding { generation, partitions: partitions(&assignment).collect() };
                 }
             }
             Reply::Heard(_) | Reply::Left(_) => {}
@@ -334,6 +338,9 @@ fn every_partition_has_exactly_one_holder_in_a_generation() {
     };
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| run(seed));
-        assert!(outcome.is_ok(), "replay: LOGGOS_GROUP_SEED={seed} cargo test -p loggos-broker --test group_sim");
+        assert!(
+            outcome.is_ok(),
+            "replay: LOGGOS_GROUP_SEED={seed} cargo test -p loggos-broker --test group_sim"
+        );
     }
 }

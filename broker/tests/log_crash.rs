@@ -25,7 +25,12 @@ const LOGS: usize = 3;
 const NOW: Timestamp = Timestamp::new(1_000_000);
 
 fn options() -> LogDirOptions {
-    LogDirOptions { journal_bytes: 8 << 20, checkpoint_interval: Duration::MAX, inline: true, ..LogDirOptions::default() }
+    LogDirOptions {
+        journal_bytes: 8 << 20,
+        checkpoint_interval: Duration::MAX,
+        inline: true,
+        ..LogDirOptions::default()
+    }
 }
 
 fn open(disk: &SimDisk) -> Option<LogDir> {
@@ -53,6 +58,8 @@ struct Model {
     logs: Vec<Expected>,
     next_value: u64,
     next_topic: u8,
+    /// A cut log has another idea of a producer's sequence than its numbers here: each cut brings a new producer.
+    producer: i64,
 }
 
 fn topic_id(topic: u8) -> TopicId {
@@ -64,8 +71,12 @@ fn find(dir: &LogDir, topic: u8) -> Option<Arc<Log>> {
 }
 
 fn batch(values: std::ops::Range<u64>, sequence: i32) -> Batch {
+    batch_of(7, values, sequence)
+}
+
+fn batch_of(producer: i64, values: std::ops::Range<u64>, sequence: i32) -> Batch {
     let producer = BatchProducer {
-        id: ProducerId::new(7),
+        id: ProducerId::new(producer),
         epoch: ProducerEpoch::new(0),
         base_sequence: Sequence::new(sequence),
     };
@@ -78,10 +89,14 @@ fn batch(values: std::ops::Range<u64>, sequence: i32) -> Batch {
 }
 
 fn contents(log: &Log) -> Vec<u64> {
+    try_contents(log).expect("a readable log")
+}
+
+fn try_contents(log: &Log) -> Result<Vec<u64>, String> {
     let (mut values, mut at, end) = (Vec::new(), log.log_start(), log.log_end());
-    while let Some(mut slice) = log.read(at, end, (4096, true)).expect("a readable log") {
-        slice.check().expect("an undamaged log");
-        for batch in split(slice.read().expect("readable")) {
+    while let Some(mut slice) = log.read(at, end, (4096, true)).map_err(|error| error.to_string())? {
+        slice.check().map_err(|error| error.to_string())?;
+        for batch in split(slice.read().map_err(|error| error.to_string())?) {
             let batch = batch.expect("whole");
             for record in records(&batch).expect("records") {
                 let record = record.expect("a record");
@@ -96,7 +111,7 @@ fn contents(log: &Log) -> Vec<u64> {
         }
     }
     assert_eq!(at, end, "everything up to the end is readable");
-    values
+    Ok(values)
 }
 
 /// Whether what was found is what may be; narrows the expectation to it.
@@ -108,7 +123,7 @@ fn matches(log: Option<&Arc<Log>>, expected: &mut Expected) -> Result<(), String
     if let Some(failure) = log.failure() {
         return Err(format!("topic {}: {failure}", expected.topic));
     }
-    let (start, values) = (log.log_start().raw(), contents(log));
+    let (start, values) = (log.log_start().raw(), try_contents(log)?);
     for alternative in alternatives.into_iter().flatten() {
         let acked = (alternative.acked - alternative.start).max(0) as usize;
         if start == alternative.start && alternative.values.starts_with(&values) && values.len() >= acked {
@@ -121,14 +136,20 @@ fn matches(log: Option<&Arc<Log>>, expected: &mut Expected) -> Result<(), String
 }
 
 fn live(disk: &SimDisk, model: &mut Model, rng: &mut SmallRng) -> Result<(), String> {
-    let Some(dir) = open(disk) else { return Ok(()) };
+    if std::env::var("TRACE").is_ok() {
+        eprintln!("=== life {:?}", model.logs);
+    }
+    let Some(dir) = open(disk).filter(|_| !disk.has_crashed()) else { return Ok(()) };
     for log in dir.logs() {
         if !model.logs.iter().any(|expected| topic_id(expected.topic) == log.id().topic_id) {
             return Err(format!("{} came back", log.id()));
         }
     }
     for expected in &mut model.logs {
-        matches(find(&dir, expected.topic).as_ref(), expected)?;
+        match matches(find(&dir, expected.topic).as_ref(), expected) {
+            _ if disk.has_crashed() => return Ok(()),
+            found => found?,
+        }
     }
     model.logs.retain(|expected| find(&dir, expected.topic).is_some());
     for expected in &model.logs {
@@ -138,7 +159,7 @@ fn live(disk: &SimDisk, model: &mut Model, rng: &mut SmallRng) -> Result<(), Str
         find(&dir, expected.topic).expect("there").set_config(config);
     }
     for _ in 0..rng.random_range(0..40) {
-        step(&dir, model, rng)?;
+        step(disk, &dir, model, rng)?;
         if disk.has_crashed() {
             return Ok(());
         }
@@ -149,14 +170,24 @@ fn live(disk: &SimDisk, model: &mut Model, rng: &mut SmallRng) -> Result<(), Str
     Ok(())
 }
 
-fn step(dir: &LogDir, model: &mut Model, rng: &mut SmallRng) -> Result<(), String> {
+fn step(disk: &SimDisk, dir: &LogDir, model: &mut Model, rng: &mut SmallRng) -> Result<(), String> {
+    if std::env::var("TRACE").is_ok() {
+        for l in dir.logs() {
+            eprintln!("   {} {}..{} size {}", l.id(), l.log_start(), l.log_end(), l.size());
+        }
+        eprintln!("step");
+    }
     if model.logs.len() < LOGS {
         return create(dir, model);
     }
     let at = rng.random_range(0..model.logs.len());
     let expected = &mut model.logs[at];
     let log = find(dir, expected.topic).ok_or("a log vanished")?;
-    match rng.random_range(0..20) {
+    let dice = rng.random_range(0..20);
+    if std::env::var("TRACE").is_ok() {
+        eprintln!("dice {dice} {}", log.id());
+    }
+    match dice {
         0 => {
             expected.optional = true;
             if dir.delete(&log).is_ok() {
@@ -165,6 +196,7 @@ fn step(dir: &LogDir, model: &mut Model, rng: &mut SmallRng) -> Result<(), Strin
         }
         1 | 2 => {
             let to = rng.random_range(expected.start..=log.log_end().raw());
+            model.producer += 1;
             let mut cut = expected.clone();
             // A batch is cut as a whole: the model follows the log.
             expected.acked = expected.acked.min(to - 20);
@@ -200,11 +232,17 @@ fn step(dir: &LogDir, model: &mut Model, rng: &mut SmallRng) -> Result<(), Strin
             expected.values.truncate((end - expected.start) as usize);
             expected.values.extend(values.clone());
             let sequence = i32::try_from(end).expect("small");
-            // A failed append is no acknowledgement, but its bytes may be found.
-            let _ = log.append_as_leader(batch(values, sequence), LeaderEpoch::new(1), NOW);
+            // An append that the crash cut short is no acknowledgement, but its bytes may be found.
+            let appended =
+                log.append_as_leader(batch_of(model.producer, values, sequence), LeaderEpoch::new(1), NOW);
+            if let (Err(error), false) = (appended, disk.has_crashed()) {
+                return Err(format!("topic {}: {error}", expected.topic));
+            }
         }
     }
-    if let Some(expected) = model.logs.iter_mut().find(|expected| topic_id(expected.topic) == log.id().topic_id) {
+    if let Some(expected) =
+        model.logs.iter_mut().find(|expected| topic_id(expected.topic) == log.id().topic_id)
+    {
         expected.acked = expected.acked.max(log.flushed_end().raw());
     }
     Ok(())

@@ -59,7 +59,15 @@ impl Member {
     /// A member that was heard of at `now`.
     pub fn new(id: MemberId, introduction: Introduction, now: Instant) -> Self {
         let deadline = now + introduction.session_timeout;
-        Self { id, introduction, assignment: Bytes::new(), joining: None, syncing: None, synced: false, deadline }
+        Self {
+            id,
+            introduction,
+            assignment: Bytes::new(),
+            joining: None,
+            syncing: None,
+            synced: false,
+            deadline,
+        }
     }
 
     /// Whether the member outlives its connection under a name of its own.

@@ -26,7 +26,8 @@ impl State {
 
     /// A member without an id: it takes its static name over, is asked to come again, or is let in.
     fn join_new(&mut self, now: Instant, join: Join, waiting: Waiting, actions: &mut Vec<Action>) {
-        let bearer = join.introduction.instance.as_ref().and_then(|instance| self.statics.get(instance).cloned());
+        let bearer =
+            join.introduction.instance.as_ref().and_then(|instance| self.statics.get(instance).cloned());
         if let Some(old) = bearer {
             return self.replace_static(now, old, join, waiting, actions);
         }
@@ -40,7 +41,14 @@ impl State {
         self.admit(now, join.fresh.clone(), join, waiting, actions);
     }
 
-    fn join_known(&mut self, now: Instant, id: MemberId, join: Join, waiting: Waiting, actions: &mut Vec<Action>) {
+    fn join_known(
+        &mut self,
+        now: Instant,
+        id: MemberId,
+        join: Join,
+        waiting: Waiting,
+        actions: &mut Vec<Action>,
+    ) {
         if self.pending.remove(&id).is_some() {
             return self.admit(now, id, join, waiting, actions);
         }
@@ -48,7 +56,10 @@ impl State {
         if code != ErrorCode::NONE {
             return refuse(waiting, code, Some(id), actions);
         }
-        let unchanged = self.members.get(&id).is_some_and(|member| offers_the_same(&member.introduction, &join.introduction));
+        let unchanged = self
+            .members
+            .get(&id)
+            .is_some_and(|member| offers_the_same(&member.introduction, &join.introduction));
         let is_leader = self.leader.as_ref() == Some(&id);
         // A lost reply is repeated as long as the member still says the same; a leader that comes again wants a
         // new assignment.
@@ -71,11 +82,21 @@ impl State {
         self.complete_join_if_ready(now, actions);
     }
 
-    fn rejoin(&mut self, now: Instant, id: &MemberId, join: Join, waiting: Waiting, actions: &mut Vec<Action>) {
+    fn rejoin(
+        &mut self,
+        now: Instant,
+        id: &MemberId,
+        join: Join,
+        waiting: Waiting,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(member) = self.members.get_mut(id) {
             if let Some(earlier) = member.joining.replace(waiting) {
                 // The member lost patience with its own request; whoever still reads that connection is told so.
-                actions.push(Action::Reply(earlier, Reply::NotJoined(ErrorCode::REBALANCE_IN_PROGRESS, Some(id.clone()))));
+                actions.push(Action::Reply(
+                    earlier,
+                    Reply::NotJoined(ErrorCode::REBALANCE_IN_PROGRESS, Some(id.clone())),
+                ));
             }
             member.introduction = join.introduction;
             member.touch(now);
@@ -86,10 +107,20 @@ impl State {
 
     /// A static member came back under a new id: the old one is fenced, and if nothing else changed the group
     /// goes on as it was (KIP-345, KIP-814).
-    fn replace_static(&mut self, now: Instant, old: MemberId, join: Join, waiting: Waiting, actions: &mut Vec<Action>) {
+    fn replace_static(
+        &mut self,
+        now: Instant,
+        old: MemberId,
+        join: Join,
+        waiting: Waiting,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(mut member) = self.members.remove(&old) else { return };
         if let Some(earlier) = member.joining.take() {
-            actions.push(Action::Reply(earlier, Reply::NotJoined(ErrorCode::FENCED_INSTANCE_ID, Some(old.clone()))));
+            actions.push(Action::Reply(
+                earlier,
+                Reply::NotJoined(ErrorCode::FENCED_INSTANCE_ID, Some(old.clone())),
+            ));
         }
         if let Some(earlier) = member.syncing.take() {
             actions.push(Action::Reply(earlier, Reply::NotSynced(ErrorCode::FENCED_INSTANCE_ID)));
@@ -119,7 +150,14 @@ impl State {
     }
 
     /// Tells a member the generation that it is in.
-    fn repeat_join(&mut self, now: Instant, id: &MemberId, waiting: Waiting, skip_assignment: bool, actions: &mut Vec<Action>) {
+    fn repeat_join(
+        &mut self,
+        now: Instant,
+        id: &MemberId,
+        waiting: Waiting,
+        skip_assignment: bool,
+        actions: &mut Vec<Action>,
+    ) {
         self.touch(now, id);
         let mut joined = self.joined(id);
         let leads_again = self.phase == Phase::CompletingRebalance || skip_assignment;
@@ -149,7 +187,8 @@ impl State {
         let patience = self.rebalance_timeout();
         let first = self.phase == Phase::Empty && !self.limits.initial_delay.is_zero();
         self.initial_limit = first.then(|| now + patience);
-        self.phase_deadline = Some(now + if first { self.limits.initial_delay.min(patience) } else { patience });
+        self.phase_deadline =
+            Some(now + if first { self.limits.initial_delay.min(patience) } else { patience });
         self.phase = Phase::PreparingRebalance;
     }
 
@@ -171,7 +210,8 @@ impl State {
         match self.phase {
             Phase::PreparingRebalance => {
                 self.initial_limit = None;
-                let absent = self.members.values().filter(|member| member.joining.is_none() && !member.is_static());
+                let absent =
+                    self.members.values().filter(|member| member.joining.is_none() && !member.is_static());
                 let absent: Vec<MemberId> = absent.map(|member| member.id.clone()).collect();
                 for id in &absent {
                     self.remove(id, actions);
@@ -184,7 +224,8 @@ impl State {
                 }
             }
             Phase::CompletingRebalance => {
-                let unsynced = self.members.values().filter(|member| !member.synced && member.syncing.is_none());
+                let unsynced =
+                    self.members.values().filter(|member| !member.synced && member.syncing.is_none());
                 let unsynced: Vec<MemberId> = unsynced.map(|member| member.id.clone()).collect();
                 for id in &unsynced {
                     self.remove(id, actions);
@@ -205,10 +246,14 @@ impl State {
             self.become_empty(actions);
             return;
         }
-        let leader_stays =
-            self.leader.as_ref().and_then(|id| self.members.get(id)).is_some_and(|leader| leader.joining.is_some());
+        let leader_stays = self
+            .leader
+            .as_ref()
+            .and_then(|id| self.members.get(id))
+            .is_some_and(|leader| leader.joining.is_some());
         if !leader_stays {
-            self.leader = self.members.values().find(|member| member.joining.is_some()).map(|member| member.id.clone());
+            self.leader =
+                self.members.values().find(|member| member.joining.is_some()).map(|member| member.id.clone());
         }
         self.protocol = Some(self.choose_protocol());
         self.phase = Phase::CompletingRebalance;
@@ -250,14 +295,17 @@ impl State {
         if join.protocol_type.is_empty() || offered.is_empty() {
             return false;
         }
-        let others: Vec<&Member> = self.members.values().filter(|member| Some(&member.id) != join.member.as_ref()).collect();
+        let others: Vec<&Member> =
+            self.members.values().filter(|member| Some(&member.id) != join.member.as_ref()).collect();
         if others.is_empty() {
             return true;
         }
         let same_type = self.protocol_type.as_deref().is_none_or(|kind| kind == join.protocol_type);
         same_type
             && offered.iter().any(|mine| {
-                others.iter().all(|member| member.introduction.protocols.iter().any(|theirs| theirs.name == mine.name))
+                others
+                    .iter()
+                    .all(|member| member.introduction.protocols.iter().any(|theirs| theirs.name == mine.name))
             })
     }
 
@@ -268,9 +316,12 @@ impl State {
             shared.extend(first.introduction.protocols.iter().map(|offered| offered.name.clone()));
         }
         shared.retain(|name| {
-            self.members.values().all(|member| member.introduction.protocols.iter().any(|offered| &offered.name == name))
+            self.members
+                .values()
+                .all(|member| member.introduction.protocols.iter().any(|offered| &offered.name == name))
         });
-        let votes = |name: &String| self.members.values().filter(|member| member.vote(&shared) == Some(name)).count();
+        let votes =
+            |name: &String| self.members.values().filter(|member| member.vote(&shared) == Some(name)).count();
         let best = shared.iter().max_by(|a, b| votes(a).cmp(&votes(b)).then(b.cmp(a)));
         best.cloned().expect("a joiner that shares no protocol is refused")
     }

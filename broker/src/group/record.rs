@@ -63,7 +63,11 @@ impl MemberRecord {
             client_host: said.client_host.clone(),
             session_timeout_ms: said.session_timeout.as_millis() as u64,
             rebalance_timeout_ms: said.rebalance_timeout.as_millis() as u64,
-            protocols: said.protocols.iter().map(|offered| (offered.name.clone(), Text(offered.metadata.clone()))).collect(),
+            protocols: said
+                .protocols
+                .iter()
+                .map(|offered| (offered.name.clone(), Text(offered.metadata.clone())))
+                .collect(),
             assignment: member.assignment.clone(),
         }
     }
@@ -76,7 +80,11 @@ impl MemberRecord {
             client_host: self.client_host,
             session_timeout: Duration::from_millis(self.session_timeout_ms),
             rebalance_timeout: Duration::from_millis(self.rebalance_timeout_ms),
-            protocols: self.protocols.into_iter().map(|(name, Text(metadata))| Protocol { name, metadata }).collect(),
+            protocols: self
+                .protocols
+                .into_iter()
+                .map(|(name, Text(metadata))| Protocol { name, metadata })
+                .collect(),
         }
     }
 }

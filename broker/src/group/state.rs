@@ -237,7 +237,8 @@ impl State {
 
     /// When [`Event::Tick`] is due next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let silent = self.members.values().filter(|member| member.joining.is_none() && member.syncing.is_none());
+        let silent =
+            self.members.values().filter(|member| member.joining.is_none() && member.syncing.is_none());
         let sessions = silent.map(|member| member.deadline);
         sessions.chain(self.pending.values().copied()).chain(self.phase_deadline).min()
     }
@@ -367,8 +368,12 @@ impl State {
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.pending.retain(|_, deadline| *deadline > now);
-        let silent: Vec<MemberId> =
-            self.members.values().filter(|member| member.is_expired(now)).map(|member| member.id.clone()).collect();
+        let silent: Vec<MemberId> = self
+            .members
+            .values()
+            .filter(|member| member.is_expired(now))
+            .map(|member| member.id.clone())
+            .collect();
         for id in &silent {
             self.remove(id, actions);
         }
@@ -409,10 +414,16 @@ impl State {
         }
         if matches!(self.phase, Phase::Stable | Phase::CompletingRebalance) {
             assert!(self.protocol.is_some(), "a generation without a protocol");
-            assert!(self.members.values().all(|member| member.joining.is_none()), "a join outlived its rebalance");
+            assert!(
+                self.members.values().all(|member| member.joining.is_none()),
+                "a join outlived its rebalance"
+            );
         }
         if self.phase == Phase::Stable {
-            assert!(self.members.values().all(|member| member.syncing.is_none()), "a sync outlived its generation");
+            assert!(
+                self.members.values().all(|member| member.syncing.is_none()),
+                "a sync outlived its generation"
+            );
         }
     }
 }

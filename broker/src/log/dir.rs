@@ -155,6 +155,24 @@ impl LogDir {
         &self.inner.path
     }
 
+    /// Whether the journal takes more appends now.
+    pub fn has_room(&self) -> bool {
+        self.inner.commit.has_room()
+    }
+
+    /// Is done when the journal takes more appends.
+    pub fn room(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (sender, receiver) = futures::channel::oneshot::channel();
+        let wake = move || {
+            // Who no longer waits needs no room.
+            let _ = sender.send(());
+        };
+        self.inner.commit.when_room(Box::new(wake));
+        async move {
+            let _ = receiver.await;
+        }
+    }
+
     /// Why nothing can be written any more, if so.
     pub fn failure(&self) -> Option<LogError> {
         self.inner.commit.failure()
@@ -272,7 +290,8 @@ impl Inner {
     ) -> Result<Vec<Arc<Log>>, LogError> {
         let _structure = self.structure.lock();
         let now = (self.clock)().raw().unsigned_abs();
-        let mut incarnation = self.logs.read().keys().map(|replica| replica.incarnation).max().unwrap_or(0).max(now);
+        let mut incarnation =
+            self.logs.read().keys().map(|replica| replica.incarnation).max().unwrap_or(0).max(now);
         let mut made = Vec::with_capacity(wanted.len());
         let mut entries = Vec::with_capacity(wanted.len());
         for (topic_id, topic, partition) in wanted {
@@ -290,7 +309,8 @@ impl Inner {
             remove_folder(self.disk.as_ref(), &path).map_err(failed)?;
             make_folder(self.disk.as_ref(), &self.path, &id).map_err(failed)?;
             let replica = id.replica();
-            let log = Log::assemble(id, path, Arc::clone(&self.disk), Arc::clone(&self.commit), config.clone());
+            let log =
+                Log::assemble(id, path, Arc::clone(&self.disk), Arc::clone(&self.commit), config.clone());
             self.logs.write().insert(replica, Arc::clone(&log));
             logs.push(log);
         }

@@ -5,8 +5,9 @@
 //! ```text
 //! kind u8 | topic id 16 | partition i32 | incarnation u64 | a i64 | b u64 | then, for an append: the batch
 //! ```
-//! An append has a = its segment's base offset and b = its position in the file; a truncation and a moved log start
-//! have a = the offset. Called by `commit` and `recovery`.
+//! An append has a = its segment's base offset and b = its position in the file; so has a truncation, for the place
+//! of its cut, and the log's new end behind it; a moved log start has a = the offset. Called by `commit` and
+//! `recovery`.
 
 use bytes::Bytes;
 use loggos_protocol::ids::{Offset, PartitionId, TopicId};
@@ -34,8 +35,15 @@ pub(super) enum Change {
         /// The batch as it stands there.
         batch: Bytes,
     },
-    /// Everything from this offset on was cut.
-    Truncate(Offset),
+    /// Everything from this place on was cut.
+    Truncate {
+        /// The log's end since then.
+        end: Offset,
+        /// The segment that is the last one since then.
+        segment: Offset,
+        /// Its length since then.
+        position: u64,
+    },
     /// Everything before this offset was given up.
     LogStart(Offset),
     /// It came into being; the topic's name follows.
@@ -45,7 +53,13 @@ pub(super) enum Change {
 }
 
 /// An append's entry: the head here, the batch's header behind it, its payload as the body.
-pub(super) fn append(id: &LogId, segment: Offset, position: u64, header: &[u8], payload: Bytes) -> journal::Entry {
+pub(super) fn append(
+    id: &LogId,
+    segment: Offset,
+    position: u64,
+    header: &[u8],
+    payload: Bytes,
+) -> journal::Entry {
     let mut bytes = head(APPEND, id, segment.raw(), position, header.len());
     bytes.extend_from_slice(header);
     journal::Entry { head: bytes, body: payload }
@@ -57,7 +71,10 @@ pub(super) fn change(id: &LogId, change: &Change) -> journal::Entry {
         Change::Append { segment, position, batch } => {
             return append(id, *segment, *position, &[], batch.clone());
         }
-        Change::Truncate(offset) => (TRUNCATE, offset.raw(), Bytes::new()),
+        Change::Truncate { end, segment, position } => {
+            let body = Bytes::copy_from_slice(&end.raw().to_be_bytes());
+            return journal::Entry { head: head(TRUNCATE, id, segment.raw(), *position, 0), body };
+        }
         Change::LogStart(offset) => (LOG_START, offset.raw(), Bytes::new()),
         Change::Create(topic) => (CREATE, 0, Bytes::from(topic.clone())),
         Change::Delete => (DELETE, 0, Bytes::new()),
@@ -98,7 +115,10 @@ pub(super) fn decode(bytes: &Bytes) -> Option<(Replica, Change)> {
     let rest = bytes.slice(HEAD..);
     let change = match fixed[0] {
         APPEND => Change::Append { segment: a, position: b, batch: rest },
-        TRUNCATE => Change::Truncate(a),
+        TRUNCATE => {
+            let end = Offset::new(i64::from_be_bytes(rest.as_ref().try_into().ok()?));
+            Change::Truncate { end, segment: a, position: b }
+        }
         LOG_START => Change::LogStart(a),
         CREATE => Change::Create(String::from_utf8(rest.to_vec()).ok()?),
         DELETE => Change::Delete,
@@ -125,7 +145,7 @@ mod tests {
     fn every_change_reads_back() {
         let changes = [
             Change::Append { segment: Offset::new(5), position: 77, batch: Bytes::from_static(b"batch") },
-            Change::Truncate(Offset::new(4)),
+            Change::Truncate { end: Offset::new(4), segment: Offset::new(2), position: 90 },
             Change::LogStart(Offset::new(2)),
             Change::Create("orders".to_owned()),
             Change::Delete,

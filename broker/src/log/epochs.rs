@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn an_epoch_ends_where_the_next_begins() {
         let known = epochs(&[(1, 0), (3, 10), (4, 25)]);
-        let end = |epoch| known.end_of(LeaderEpoch::new(epoch), Offset::new(40)).map(|(e, o)| (e.raw(), o.raw()));
+        let end =
+            |epoch| known.end_of(LeaderEpoch::new(epoch), Offset::new(40)).map(|(e, o)| (e.raw(), o.raw()));
         assert_eq!([end(0), end(1), end(2)], [None, Some((1, 10)), Some((1, 10))]);
         assert_eq!([end(3), end(4), end(9)], [Some((3, 25)), Some((4, 40)), Some((4, 40))]);
     }

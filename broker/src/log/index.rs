@@ -176,7 +176,9 @@ impl Index {
         self.store(disk)?;
         let file = match self.file.take() {
             Some(file) => file,
-            None => disk.open(&self.path, OpenMode { create: true, truncate: true, ..OpenMode::default() })?,
+            None => {
+                disk.open(&self.path, OpenMode { create: true, truncate: true, ..OpenMode::default() })?
+            }
         };
         let mut bytes = vec![0; self.stored * ENTRY];
         file.read_exact_at(&mut bytes, 0)?;
@@ -215,7 +217,9 @@ fn rises(entries: &[u8], len: u64) -> bool {
     let mut last: Option<IndexEntry> = None;
     for entry in entries.chunks_exact(ENTRY).map(IndexEntry::decode) {
         let follows = last.is_none_or(|last| {
-            entry.relative > last.relative && entry.position > last.position && entry.max_before >= last.max_before
+            entry.relative > last.relative
+                && entry.position > last.position
+                && entry.max_before >= last.max_before
         });
         if !follows || u64::from(entry.position) >= len {
             return false;

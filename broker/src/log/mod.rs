@@ -202,7 +202,13 @@ pub struct Log {
 
 impl Log {
     /// An empty log; recovery sets what it found.
-    fn assemble(id: LogId, dir: PathBuf, disk: Arc<dyn Disk>, commit: Arc<Commit>, config: LogConfig) -> Arc<Self> {
+    fn assemble(
+        id: LogId,
+        dir: PathBuf,
+        disk: Arc<dyn Disk>,
+        commit: Arc<Commit>,
+        config: LogConfig,
+    ) -> Arc<Self> {
         let core = Core {
             id,
             start: AtomicI64::new(0),
@@ -271,16 +277,6 @@ impl Log {
         let _ = self.core.listener.set(listener);
     }
 
-    /// Whether appends should go on, or wait for the disk: see [`Log::when_room`].
-    pub fn has_room(&self) -> bool {
-        self.commit.has_room()
-    }
-
-    /// Calls `wake` when the journal takes more.
-    pub fn when_room(&self, wake: Box<dyn FnOnce() + Send>) {
-        self.commit.when_room(wake);
-    }
-
     /// The configs in force.
     pub fn config(&self) -> Arc<LogConfig> {
         Arc::clone(&self.config.read())
@@ -335,7 +331,11 @@ impl Log {
         batch.header.leader_epoch = epoch;
         self.write(&mut writer, &batch, &config, now)?;
         self.flush_if_due(&mut writer, &config, now);
-        Ok(Appended { base_offset: batch.header.base_offset, end: batch.header.next_offset(), duplicate: false })
+        Ok(Appended {
+            base_offset: batch.header.base_offset,
+            end: batch.header.next_offset(),
+            duplicate: false,
+        })
     }
 
     /// Appends what a leader sent, as it is; batches that the log has already are left out.
@@ -360,7 +360,13 @@ impl Log {
         Ok(())
     }
 
-    fn write(&self, writer: &mut Writer, batch: &Batch, config: &LogConfig, now: Timestamp) -> Result<(), LogError> {
+    fn write(
+        &self,
+        writer: &mut Writer,
+        batch: &Batch,
+        config: &LogConfig,
+        now: Timestamp,
+    ) -> Result<(), LogError> {
         let header = &batch.header;
         let timestamp = if header.max_timestamp.raw() < 0 { now } else { header.max_timestamp };
         let facts = BatchFacts { len: batch.len() as u64, last_offset: header.last_offset(), timestamp };
@@ -411,7 +417,12 @@ impl Log {
     }
 
     /// The segment that a batch goes to: the active one, or a new one.
-    fn segment_for(&self, batch: BatchFacts, base: Offset, config: &LogConfig) -> Result<Arc<Segment>, LogError> {
+    fn segment_for(
+        &self,
+        batch: BatchFacts,
+        base: Offset,
+        config: &LogConfig,
+    ) -> Result<Arc<Segment>, LogError> {
         let active = self.segments.read().last().cloned();
         if let Some(active) = &active
             && !policy::must_roll(active.facts(), batch, config)
@@ -515,34 +526,46 @@ impl Log {
         }
         // What is held back is cut or comes again: the truncation must not overtake it in the journal.
         self.flush_held(&mut writer);
-        let offset = offset.max(self.log_start());
-        self.commit.change(entry::change(&self.core.id, &Change::Truncate(offset)))?;
-        let end = self.cut(offset)?;
+        let (end, segment, position) = self.place_of_cut(offset.max(self.log_start()))?;
+        self.commit.change(entry::change(&self.core.id, &Change::Truncate { end, segment, position }))?;
+        self.cut(end, segment, position)?;
         writer.epochs.truncate(end);
         writer.producers.truncate(end);
         writer.changed = true;
         Ok(())
     }
 
-    /// Takes the bytes from `offset` on out of the files; gives the log's new end.
-    fn cut(&self, offset: Offset) -> Result<Offset, LogError> {
+    /// Where a cut before the batch that holds `offset` falls: the log's end after it, the last segment, its length.
+    fn place_of_cut(&self, offset: Offset) -> Result<(Offset, Offset, u64), LogError> {
+        let every = self.config().index_interval_bytes;
+        let segments = self.segments.read();
+        let Some(last) = segments.iter().rfind(|segment| segment.base <= offset) else {
+            return Ok((offset, segments.first().map_or(offset, |first| first.base), 0));
+        };
+        let found = last.find(offset, last.len(), every);
+        let found = found.map_err(|error| LogError::io("truncate", last.path(), error))?;
+        Ok(match found {
+            // Offsets before the log start were given out once: they are not given out again.
+            Some(placed) => (placed.header.base_offset.max(self.log_start()), last.base, placed.position),
+            None => (offset, last.base, last.len()),
+        })
+    }
+
+    /// Takes the bytes behind a cut out of the files.
+    fn cut(&self, end: Offset, segment: Offset, position: u64) -> Result<(), LogError> {
         let every = self.config().index_interval_bytes;
         let mut segments = self.segments.write();
-        while let Some(gone) = segments.pop_if(|segment| segment.base > offset) {
+        while let Some(gone) = segments.pop_if(|other| other.base > segment) {
             gone.remove().map_err(|error| LogError::io("remove", gone.path(), error))?;
         }
-        let mut end = offset;
         if let Some(active) = segments.last() {
-            let failed = |error| LogError::io("truncate", active.path(), error);
-            if let Some(placed) = active.find(offset, active.len(), every).map_err(failed)? {
-                end = end.min(placed.header.base_offset);
-                active.cut(placed.position, every).map_err(failed)?;
-            }
+            active.neighbours_changed();
+            active.cut(position, every).map_err(|error| LogError::io("truncate", active.path(), error))?;
         }
         self.tail.lock().clear();
         self.core.end.store(end.raw(), Ordering::Release);
         self.core.flushed.fetch_min(end.raw(), Ordering::AcqRel);
-        Ok(end)
+        Ok(())
     }
 
     /// Empties the log and lets it begin at `offset`, as a follower does whose leader has nothing older. Waits for

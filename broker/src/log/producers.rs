@@ -110,7 +110,8 @@ impl Producers {
             Sequence::new(0)
         } else {
             let (first, last) = (header.base_sequence, header.last_sequence());
-            if let Some(known) = state.batches.iter().find(|batch| batch.first == first && batch.last == last) {
+            if let Some(known) = state.batches.iter().find(|batch| batch.first == first && batch.last == last)
+            {
                 return Ok(Verdict::Duplicate(*known));
             }
             state.batches.back().map_or(Sequence::new(0), |batch| batch.last.plus(1))

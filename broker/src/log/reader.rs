@@ -177,7 +177,12 @@ impl Log {
     ///
     /// # Errors
     /// `OutOfRange` before the log start and behind the log end; the disk's.
-    pub fn read(&self, from: Offset, upto: Offset, limit: (usize, bool)) -> Result<Option<LogSlice>, LogError> {
+    pub fn read(
+        &self,
+        from: Offset,
+        upto: Offset,
+        limit: (usize, bool),
+    ) -> Result<Option<LogSlice>, LogError> {
         let limit = ReadLimit { upto, max_bytes: limit.0, at_least_one: limit.1 };
         let (start, end) = (self.log_start(), self.log_end());
         if from < start || from > end {

@@ -48,7 +48,17 @@ struct Recovering {
     place: (Offset, u64),
     epochs: Epochs,
     producers: Producers,
+    /// Bytes that the checkpoint promises and the segment hasn't: lost, unless the journal says that they went.
+    missing: Option<Missing>,
     failure: Option<LogError>,
+}
+
+struct Missing {
+    segment: Offset,
+    /// The segment's length.
+    from: u64,
+    /// The offset that the promise reaches to.
+    upto: Offset,
 }
 
 impl Recovery {
@@ -93,16 +103,9 @@ impl Recovery {
                 segment.set_times(*first, *max);
             }
         }
-        let mut failure = None;
-        if record.active_len > 0 {
-            let held = segments.iter().find(|segment| segment.base == record.active).map_or(0, |found| found.len());
-            if held < record.active_len {
-                failure = Some(LogError::Corrupt {
-                    path: dir.join(super::segment::file_name(record.active, LOG_SUFFIX)),
-                    position: held,
-                });
-            }
-        }
+        let held =
+            segments.iter().find(|segment| segment.base == record.active).map_or(0, |found| found.len());
+        let missing = Missing { segment: record.active, from: held, upto: record.end };
         let log = Recovering {
             dir,
             segments,
@@ -111,7 +114,8 @@ impl Recovery {
             place: (record.active, record.active_len),
             epochs: Epochs::new(record.epochs),
             producers: Producers::new(record.producers),
-            failure,
+            missing: (held < record.active_len).then_some(missing),
+            failure: None,
             id,
         };
         self.logs.insert(log.id.replica(), log);
@@ -125,7 +129,8 @@ impl Recovery {
         if !self.disk.exists(&path).map_err(failed)? {
             return Ok(());
         }
-        let file = self.disk.open(&path, OpenMode { read_only: true, ..OpenMode::default() }).map_err(failed)?;
+        let file =
+            self.disk.open(&path, OpenMode { read_only: true, ..OpenMode::default() }).map_err(failed)?;
         let mut bytes = vec![0; file.len().map_err(failed)? as usize];
         file.read_exact_at(&mut bytes, 0).map_err(failed)?;
         let Ok(about) = serde_json::from_slice::<ReplicaFile>(&bytes) else { return Ok(()) };
@@ -146,6 +151,7 @@ impl Recovery {
             place: (start, 0),
             epochs: Epochs::default(),
             producers: Producers::default(),
+            missing: None,
             failure: None,
             id,
         };
@@ -196,7 +202,7 @@ impl Recovery {
             Change::Append { segment, position, batch } => {
                 log.append(&disk, (segment, position), &batch, now)
             }
-            Change::Truncate(offset) => log.truncate(offset),
+            Change::Truncate { end, segment, position } => log.truncate(end, segment, position),
             Change::LogStart(offset) => log.start_at(offset),
             Change::Create(_) | Change::Delete => Ok(()),
         };
@@ -237,6 +243,7 @@ impl Recovery {
             place: (EMPTY, 0),
             epochs: Epochs::default(),
             producers: Producers::default(),
+            missing: None,
             failure,
         };
         self.logs.insert(replica, log);
@@ -249,6 +256,10 @@ impl Recovery {
     ) -> Result<(BTreeMap<Replica, Arc<Log>>, bool), LogError> {
         let mut logs = BTreeMap::new();
         for (replica, mut log) in std::mem::take(&mut self.logs) {
+            if let Some(missing) = log.missing.take() {
+                let path = log.dir.join(super::segment::file_name(missing.segment, LOG_SUFFIX));
+                log.failure.get_or_insert(LogError::Corrupt { path, position: missing.from });
+            }
             if log.failure.is_none() {
                 let before = log.end;
                 let cut = log.keep_whole_tail(self.now);
@@ -342,39 +353,31 @@ impl Recovering {
         self.place = (place.0, place.1 + header.total_len() as u64);
     }
 
-    fn truncate(&mut self, offset: Offset) -> Result<(), LogError> {
+    fn truncate(&mut self, end: Offset, base: Offset, position: u64) -> Result<(), LogError> {
         let failed = self.failed("truncate");
-        while let Some(gone) = self.segments.pop_if(|segment| segment.base > offset) {
+        while let Some(gone) = self.segments.pop_if(|segment| segment.base > base) {
             gone.remove().map_err(&failed)?;
         }
-        let Some(active) = self.segments.last().cloned() else {
-            (self.end, self.place) = (offset.min(self.end), (offset.min(self.end), 0));
-            return Ok(());
-        };
-        // Only up to the known end: behind it may be anything.
-        let known = if self.place.0 == active.base { self.place.1 } else { active.len() };
-        let mut cut = known;
-        let mut end = self.end.min(offset);
-        active
-            .walk(0, known, &mut |placed| {
-                if placed.header.last_offset() >= offset {
-                    cut = placed.position;
-                    end = placed.header.base_offset.min(offset);
-                    return false;
-                }
-                true
-            })
-            .map_err(&failed)?;
-        active.shorten(cut).map_err(&failed)?;
+        if let Some(active) = self.segments.last()
+            && active.base == base
+            && active.len() > position
+        {
+            active.shorten(position).map_err(&failed)?;
+        }
+        // What was missing has been cut since: its own removal may have reached the disk before the crash.
+        self.missing.take_if(|missing| {
+            missing.segment > base || (missing.segment == base && missing.from >= position)
+        });
         self.epochs.truncate(end);
         self.producers.truncate(end);
-        (self.end, self.place) = (end, (active.base, cut));
+        (self.end, self.place) = (end, (base, position));
         Ok(())
     }
 
     fn start_at(&mut self, offset: Offset) -> Result<(), LogError> {
         let failed = self.failed("remove a segment of");
         self.start = self.start.max(offset);
+        self.missing.take_if(|missing| missing.upto <= offset);
         self.epochs.start_from(offset);
         let gone = self.segments.windows(2).take_while(|pair| pair[1].base <= offset).count();
         for segment in self.segments.drain(..gone) {
@@ -431,6 +434,12 @@ impl Recovering {
     /// Keeps what is whole behind the flushed end and cuts the rest; gives where it cut.
     fn keep_whole_tail(&mut self, now: Timestamp) -> Result<Option<(PathBuf, u64)>, LogError> {
         let failed = self.failed("cut the tail of");
+        let start = self.start;
+        // Segments that were given up may be back: their names' removal is nobody's to wait for.
+        let gone = self.segments.windows(2).take_while(|pair| pair[1].base <= start).count();
+        for segment in self.segments.drain(..gone) {
+            segment.remove().map_err(&failed)?;
+        }
         let cut = self.scan(None, now)?;
         let (base, position) = self.place;
         while let Some(gone) = self.segments.pop_if(|segment| segment.base > base) {
@@ -488,7 +497,8 @@ fn whole_batch(segment: &Segment, position: u64) -> io::Result<Option<BatchHeade
     }
     let mut bytes = vec![0; total as usize];
     file.read_exact_at(&mut bytes, position)?;
-    let whole = batch::scan(&bytes).next().is_some_and(|view| view.is_ok_and(|view| view.check_crc().is_ok()));
+    let whole =
+        batch::scan(&bytes).next().is_some_and(|view| view.is_ok_and(|view| view.check_crc().is_ok()));
     Ok(whole.then_some(header))
 }
 
@@ -498,7 +508,8 @@ impl Segment {
         let file = self.file()?;
         let end = position + bytes.len() as u64;
         let mut found = vec![0; bytes.len()];
-        let stands = end <= self.len() && file.read_exact_at(&mut found, position).is_ok() && found == bytes[..];
+        let stands =
+            end <= self.len() && file.read_exact_at(&mut found, position).is_ok() && found == bytes[..];
         if !stands {
             file.write_all_at(&[IoSlice::new(bytes)], position)?;
         }

@@ -41,8 +41,10 @@ pub(super) struct Segment {
     len: AtomicU64,
     synced: AtomicU64,
     reserved: AtomicU64,
-    /// Whether its name is durable.
+    /// Whether its name is durable, and that of segments behind it that are gone.
     named: AtomicBool,
+    /// Whether it was cut or written again below its end since the last sync.
+    rewritten: AtomicBool,
     index: Mutex<Indexed>,
     /// Bytes before this were there at the start, and are checked at their first read; then up to where they were.
     pub unchecked: Mutex<Unchecked>,
@@ -140,6 +142,7 @@ impl Segment {
             synced: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
             named: AtomicBool::new(false),
+            rewritten: AtomicBool::new(false),
             index: Mutex::new(Indexed {
                 index: Index::new(index_path.clone()),
                 since_entry: 0,
@@ -172,7 +175,13 @@ impl Segment {
     }
 
     /// Appends one batch, header and payload side by side, at the end. On an error the file is as it was.
-    pub(super) fn append(&self, header: &BatchHeader, raw: &[u8], payload: &[u8], every: u64) -> io::Result<u64> {
+    pub(super) fn append(
+        &self,
+        header: &BatchHeader,
+        raw: &[u8],
+        payload: &[u8],
+        every: u64,
+    ) -> io::Result<u64> {
         let file = self.file()?;
         let position = self.len();
         let len = (raw.len() + payload.len()) as u64;
@@ -252,13 +261,20 @@ impl Segment {
     }
 
     pub(super) fn is_dirty(&self) -> bool {
-        !self.named.load(Ordering::Acquire) || self.synced.load(Ordering::Acquire) < self.len()
+        !self.named.load(Ordering::Acquire)
+            || self.rewritten.load(Ordering::Acquire)
+            || self.synced.load(Ordering::Acquire) < self.len()
+    }
+
+    /// Notes that the names in its folder changed.
+    pub(super) fn neighbours_changed(&self) {
+        self.named.store(false, Ordering::Release);
     }
 
     /// Makes all that is in it now durable; its name too.
     pub(super) fn sync(&self) -> io::Result<()> {
         let len = self.len();
-        if self.synced.load(Ordering::Acquire) < len {
+        if self.rewritten.swap(false, Ordering::AcqRel) || self.synced.load(Ordering::Acquire) < len {
             self.file()?.sync_data()?;
             self.synced.fetch_max(len, Ordering::AcqRel);
         }
@@ -274,7 +290,7 @@ impl Segment {
     /// Notes that a replay wrote up to `end`, which no sync has covered.
     pub(super) fn grown_to(&self, end: u64) {
         self.len.fetch_max(end, Ordering::AcqRel);
-        self.synced.store(0, Ordering::Release);
+        self.rewritten.store(true, Ordering::Release);
     }
 
     /// Cuts the file at `position`; what is before it is indexed anew.
@@ -288,8 +304,9 @@ impl Segment {
         self.len.store(position, Ordering::Release);
         self.file()?.set_len(position)?;
         self.reserved.store(0, Ordering::Relaxed);
-        // A shorter file is a change to be synced like any other.
-        self.synced.store(0, Ordering::Release);
+        // A shorter file is a change to be synced like any other, even an empty one.
+        self.rewritten.store(true, Ordering::Release);
+        self.synced.fetch_min(position, Ordering::AcqRel);
         {
             let mut unchecked = self.unchecked.lock();
             unchecked.end = unchecked.end.min(position);
@@ -352,7 +369,11 @@ impl Segment {
 
     /// The place of the batch that holds `offset`, or of the first one behind it.
     pub(super) fn find(&self, offset: Offset, end: u64, every: u64) -> io::Result<Option<Placed>> {
-        let relative = u32::try_from(offset.raw() - self.base.raw()).unwrap_or(if offset < self.base { 0 } else { u32::MAX });
+        let relative = u32::try_from(offset.raw() - self.base.raw()).unwrap_or(if offset < self.base {
+            0
+        } else {
+            u32::MAX
+        });
         let from = self.hint(every, |entry| entry.relative <= relative)?;
         let mut found = None;
         self.walk(from, end, &mut |placed| {

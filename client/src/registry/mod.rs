@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 pub use controller::Fence;
 pub use session::{Done, Op, Session, TreeWatch, Znode};
-pub use topics::{NewTopic, StoredPartition, StoredTopic};
+pub use topics::{NewState, NewTopic, StoredPartition, StoredState, StoredTopic};
 
 /// Why the registry can't.
 #[derive(Debug, Error)]

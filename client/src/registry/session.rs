@@ -31,6 +31,8 @@ pub struct Znode {
     pub version: i32,
     /// What created it.
     pub created: Zxid,
+    /// What changed its data last.
+    pub modified: Zxid,
     /// The session that it goes with; 0 if none.
     pub owner: i64,
 }
@@ -310,7 +312,7 @@ impl TreeWatch {
 }
 
 fn znode(data: Vec<u8>, stat: &zk::Stat) -> Znode {
-    Znode { data, version: stat.version, created: Zxid::new(stat.czxid), owner: stat.ephemeral_owner }
+    Znode { data, version: stat.version, created: Zxid::new(stat.czxid), modified: Zxid::new(stat.mzxid), owner: stat.ephemeral_owner }
 }
 
 async fn connect(cluster: &str, timeout: Duration) -> Result<zk::Client, RegistryError> {

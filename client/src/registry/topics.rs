@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
-use loggos_protocol::ids::{BrokerId, LeaderEpoch, PartitionId, TopicId, TopicName};
+use loggos_protocol::ids::{BrokerId, LeaderEpoch, PartitionId, TopicId, TopicName, Zxid};
 use loggos_protocol::registry::path;
 use loggos_protocol::registry::record::{ConfigChangeRecord, ConfigRecord, PartitionState, Record, TopicRecord};
 
@@ -45,8 +45,32 @@ pub struct StoredTopic {
 pub struct StoredPartition {
     /// Its replicas.
     pub replicas: Vec<BrokerId>,
-    /// Its state, with the version of its node; none before a controller has seen it.
-    pub state: Option<(PartitionState, i32)>,
+    /// Its state; none before a controller has seen it.
+    pub state: Option<StoredState>,
+}
+
+/// A partition's state as it stands in the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredState {
+    /// The state.
+    pub state: PartitionState,
+    /// The version of its node.
+    pub version: i32,
+    /// What wrote it: whoever registered later has not led in this epoch.
+    pub written: Zxid,
+}
+
+/// A state that is to be written.
+#[derive(Clone, Debug)]
+pub struct NewState {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The state.
+    pub state: PartitionState,
+    /// The version that its node must have.
+    pub version: i32,
 }
 
 impl Registry {
@@ -67,7 +91,9 @@ impl Registry {
         let configs = self.record::<ConfigRecord>(&path::topic_config(name)).await?;
         let reads = record.partitions.clone().into_iter().map(|(partition, replicas)| async move {
             let state: Option<(PartitionState, _)> = self.record(&path::state(name, partition)).await?;
-            let state = state.map(|(state, node)| (state, node.version));
+            let state = state.map(|(state, node)| {
+                StoredState { state, version: node.version, written: node.modified }
+            });
             Ok::<_, RegistryError>((partition, StoredPartition { replicas, state }))
         });
         let mut reads = futures::stream::iter(reads).buffer_unordered(READS);
@@ -190,6 +216,20 @@ impl Registry {
             self.session().delete(&path).await?;
         }
         Ok(())
+    }
+
+    /// Sets many partitions' states, each if its node still has its version: all of them or none.
+    ///
+    /// # Errors
+    /// `Refused` with the part that failed, 0 being the fence; those of the session.
+    pub async fn set_states(&self, states: &[NewState], fence: &Fence) -> Result<(), RegistryError> {
+        let sets = states.iter().map(|new| Op::Set {
+            path: path::state(&new.topic, new.partition),
+            data: new.state.to_bytes(),
+            version: Some(new.version),
+        });
+        let ops: Vec<Op> = std::iter::once(fence.check()).chain(sets).collect();
+        self.session().multi(&ops).await.map(|_| ())
     }
 
     /// Sets a partition's state if its node still has this version; gives the new one.

@@ -17,8 +17,6 @@ use crate::frame::PREFIX_LEN;
 /// What all requests have in common: an API key, and the type of their answer.
 pub use kafka_protocol::protocol::Request as KafkaRequest;
 
-/// Where the correlation id stands in a request's frame: behind the key and the version.
-const CORRELATION_AT: usize = 4;
 /// Room for most answers, so that small ones take one allocation.
 const RESPONSE_GUESS: usize = 256;
 
@@ -242,9 +240,4 @@ fn decode_guarded<T: Decodable>(
 
 fn malformed(what: &'static str, error: &impl std::fmt::Display) -> WireError {
     WireError::Malformed { what, reason: error.to_string().trim_end().to_owned() }
-}
-
-/// A request's correlation id, for an answer to what could not be decoded further.
-pub(super) fn request_correlation_id(frame: &[u8]) -> Option<i32> {
-    correlation_id(frame.get(CORRELATION_AT..)?)
 }

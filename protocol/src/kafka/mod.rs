@@ -6,8 +6,7 @@
 //! | `codec` | frames to requests and back: headers and bodies |
 //! | `refusal` | answers to requests in versions that are not served |
 //! | `guard` | lengths that an attacker sends, told from lengths that are true, before memory is spent |
-//! | `fetch_response` | a fetch's answer around slices of files |
-//! | `group_bytes` | subscription and assignment bytes inside JoinGroup and SyncGroup |
+//! | [`fetch_response`] | a fetch's answer around slices of files |
 //! | `error_code` | every code, its name, whether a retry can help |
 //!
 //! A request's way: `frame` → [`decode_request`] → [`Request::body`] for the type that the key names →
@@ -17,6 +16,7 @@
 pub mod api;
 mod codec;
 pub mod error_code;
+pub mod fetch_response;
 mod guard;
 mod refusal;
 

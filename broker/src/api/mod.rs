@@ -1,0 +1,215 @@
+//! Kafka's requests: one handler per file and API key. The table here is what ApiVersions tells clients.
+//!
+//! A handler has two halves. The first runs at once, in the order of the connection's requests: it decodes, and
+//! appends where there is something to append. The second, if there is one, is a future: it waits for the disk, the
+//! registry or more records, while later requests begin. Called by `server::connection`.
+
+mod alter_configs;
+mod api_versions;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_log_dirs;
+mod fetch;
+mod fetch_session;
+mod find_coordinator;
+mod incremental_alter_configs;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod names;
+mod offset_for_leader_epoch;
+mod produce;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use loggos_protocol::ids::{BrokerId, TopicName};
+use loggos_protocol::kafka::fetch_response::{Part, Records};
+use loggos_protocol::kafka::{
+    ApiKey, Encodable, ErrorCode, HeaderVersion, KafkaRequest, Request, RequestHeader, encode_response,
+};
+
+use crate::controller::{Admin, AdminError, Defaults};
+use crate::log::LogSlice;
+use crate::metadata::Metadata;
+use crate::partition::Table;
+
+pub use fetch_session::Sessions;
+
+/// The keys that are served, each in all versions that `protocol::kafka::api` has.
+pub const SERVED: &[ApiKey] = &[
+    ApiKey::Produce,
+    ApiKey::Fetch,
+    ApiKey::ListOffsets,
+    ApiKey::Metadata,
+    ApiKey::FindCoordinator,
+    ApiKey::ApiVersions,
+    ApiKey::CreateTopics,
+    ApiKey::DeleteTopics,
+    ApiKey::DeleteRecords,
+    ApiKey::InitProducerId,
+    ApiKey::OffsetForLeaderEpoch,
+    ApiKey::DescribeConfigs,
+    ApiKey::AlterConfigs,
+    ApiKey::DescribeLogDirs,
+    ApiKey::CreatePartitions,
+    ApiKey::IncrementalAlterConfigs,
+    ApiKey::DescribeCluster,
+];
+
+/// No request of an administrator waits longer than this, whatever it says.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What handlers work with.
+pub struct Context {
+    /// This broker.
+    pub me: BrokerId,
+    /// Its view of the cluster.
+    pub metadata: Metadata,
+    /// Requests on the registry.
+    pub admin: Admin,
+    /// Its partitions.
+    pub table: Arc<Table>,
+}
+
+impl Context {
+    /// What a request for a topic may leave open.
+    fn defaults(&self) -> Defaults {
+        let configs = self.table.configs();
+        Defaults {
+            partitions: i32::try_from(configs.number("num.partitions")).unwrap_or(1),
+            factor: i16::try_from(configs.number("default.replication.factor")).unwrap_or(1),
+        }
+    }
+
+    /// Waits until this broker's view is as `wanted` and its partitions are what the view says.
+    async fn settled(&self, deadline: Duration, wanted: impl Fn(&crate::metadata::View) -> bool) -> bool {
+        let Some(view) = self.metadata.wait_for(deadline, wanted).await else { return false };
+        let mut applied = self.table.applied();
+        tokio::time::timeout(deadline, applied.wait_for(|version| *version >= view.version)).await.is_ok()
+    }
+}
+
+/// An answer on its way.
+pub type Later = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// What a handler's first half gives.
+pub enum Answer {
+    /// All there is to say.
+    Now(Outcome),
+    /// To be awaited.
+    Later(Later),
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// An answer: its pieces in order.
+    Reply(Vec<Part<LogSlice>>),
+    /// No answer, as with `acks=0`.
+    Silence,
+    /// The connection is to be closed: the sentence is for the log.
+    Close(String),
+}
+
+impl Records for LogSlice {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+}
+
+impl Answer {
+    fn later(work: impl Future<Output = Outcome> + Send + 'static) -> Self {
+        Self::Later(Box::pin(work))
+    }
+}
+
+/// Encodes an answer.
+fn reply<T: Encodable + HeaderVersion>(header: &RequestHeader, body: &T) -> Outcome {
+    match encode_response(header, body) {
+        Ok(bytes) => Outcome::Reply(vec![Part::Bytes(bytes)]),
+        Err(error) => Outcome::Close(error.to_string()),
+    }
+}
+
+/// A handler that has all it needs at once.
+fn at_once<T: KafkaRequest>(request: &Request, handler: impl FnOnce(T) -> T::Response) -> Answer {
+    Answer::Now(match request.decode::<T>() {
+        Ok(body) => reply(&request.header, &handler(body)),
+        Err(error) => Outcome::Close(error.to_string()),
+    })
+}
+
+/// A handler that waits for something.
+fn in_time<T, F>(request: Request, handler: impl FnOnce(T) -> F + Send + 'static) -> Answer
+where
+    T: KafkaRequest + Send + 'static,
+    T::Response: Send,
+    F: Future<Output = T::Response> + Send + 'static,
+{
+    match request.decode::<T>() {
+        Ok(body) => {
+            let work = handler(body);
+            Answer::later(async move { reply(&request.header, &work.await) })
+        }
+        Err(error) => Answer::Now(Outcome::Close(error.to_string())),
+    }
+}
+
+/// How long an administrator's request may take.
+fn patience(timeout_ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).min(PATIENCE)
+}
+
+/// Begins a request; called in the order in which a connection's requests came.
+pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request) -> Answer {
+    let context = Arc::clone(context);
+    match request.header.key() {
+        ApiKey::Produce => produce::begin(&context, &request),
+        ApiKey::Fetch => fetch::begin(context, Arc::clone(sessions), request),
+        ApiKey::ApiVersions => at_once(&request, api_versions::handle),
+        ApiKey::Metadata => in_time(request, move |body| metadata::handle(context, body)),
+        ApiKey::ListOffsets => in_time(request, move |body| list_offsets::handle(context, body)),
+        ApiKey::FindCoordinator => {
+            let version = request.header.version;
+            at_once(&request, |body| find_coordinator::handle(&context, version, body))
+        }
+        ApiKey::CreateTopics => in_time(request, move |body| create_topics::handle(context, body)),
+        ApiKey::DeleteTopics => in_time(request, move |body| delete_topics::handle(context, body)),
+        ApiKey::DeleteRecords => in_time(request, move |body| delete_records::handle(context, body)),
+        ApiKey::InitProducerId => in_time(request, move |body| init_producer_id::handle(context, body)),
+        ApiKey::OffsetForLeaderEpoch => at_once(&request, |body| offset_for_leader_epoch::handle(&context, body)),
+        ApiKey::DescribeConfigs => at_once(&request, |body| describe_configs::handle(&context, body)),
+        ApiKey::AlterConfigs => in_time(request, move |body| alter_configs::handle(context, body)),
+        ApiKey::IncrementalAlterConfigs => {
+            in_time(request, move |body| incremental_alter_configs::handle(context, body))
+        }
+        ApiKey::DescribeLogDirs => at_once(&request, |body| describe_log_dirs::handle(&context, body)),
+        ApiKey::CreatePartitions => in_time(request, move |body| create_partitions::handle(context, body)),
+        ApiKey::DescribeCluster => at_once(&request, |body| describe_cluster::handle(&context, body)),
+        other => Answer::Now(Outcome::Close(format!("{other:?} is not served"))),
+    }
+}
+
+/// Whether a request of this key is begun only when the journal has room.
+pub fn appends(key: ApiKey) -> bool {
+    key == ApiKey::Produce
+}
+
+/// An error as administrators' answers carry it.
+fn told(result: Result<(), AdminError>) -> (ErrorCode, Option<String>) {
+    match result {
+        Ok(()) => (ErrorCode::NONE, None),
+        Err(error) => (error.code, Some(error.message)),
+    }
+}
+
+/// The error of a topic that isn't there.
+fn no_topic(name: &TopicName) -> AdminError {
+    AdminError::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("There is no topic '{name}'."))
+}

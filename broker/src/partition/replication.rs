@@ -1,0 +1,189 @@
+//! What consumers may see of a partition, and when a producer is answered (decision D5): the high watermark is the
+//! least flushed end of all replicas in sync. Pure.
+//!
+//! The minimum runs over the committed and the pending set of replicas in sync: a smaller set counts only when the
+//! registry has taken it (KIP-497). Called by `partition`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use loggos_protocol::ids::{BrokerId, LeaderEpoch, Offset};
+
+/// The role that the registry gives a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// Who leads.
+    pub leader: BrokerId,
+    /// In which epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// The replicas in sync.
+    pub isr: BTreeSet<BrokerId>,
+    /// All replicas.
+    pub replicas: Vec<BrokerId>,
+}
+
+/// One replica's view of its partition.
+#[derive(Clone, Debug)]
+pub struct Replication {
+    me: BrokerId,
+    role: Role,
+    /// A larger set of replicas in sync that the registry was asked for.
+    pending: BTreeSet<BrokerId>,
+    own_flushed: Offset,
+    own_end: Offset,
+    /// Where each follower has flushed to, as far as we lead.
+    followers: BTreeMap<BrokerId, Offset>,
+    high_watermark: Offset,
+    /// Whether appended counts as flushed.
+    exposes_appended: bool,
+}
+
+impl Replication {
+    /// A replica whose log is flushed up to `flushed`.
+    pub fn new(me: BrokerId, flushed: Offset, end: Offset) -> Self {
+        let role = Role {
+            leader: BrokerId::NONE,
+            leader_epoch: LeaderEpoch::NONE,
+            isr: BTreeSet::new(),
+            replicas: Vec::new(),
+        };
+        Self {
+            me,
+            role,
+            pending: BTreeSet::new(),
+            own_flushed: flushed,
+            own_end: end,
+            followers: BTreeMap::new(),
+            high_watermark: Offset::ZERO,
+            exposes_appended: false,
+        }
+    }
+
+    /// The role in force.
+    pub const fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// Whether this replica leads.
+    pub fn leads(&self) -> bool {
+        self.role.leader == self.me
+    }
+
+    /// Consumers see nothing at or behind it.
+    pub const fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// The registry says who leads; an older epoch is ignored. Gives the high watermark.
+    pub fn set_role(&mut self, role: Role) -> Offset {
+        if role.leader_epoch < self.role.leader_epoch {
+            return self.high_watermark;
+        }
+        if role.leader_epoch > self.role.leader_epoch {
+            self.followers.clear();
+        }
+        self.pending.clear();
+        self.role = role;
+        self.settle()
+    }
+
+    /// Whether appended records count as flushed ones.
+    pub fn set_exposes_appended(&mut self, exposes: bool) -> Offset {
+        self.exposes_appended = exposes;
+        self.settle()
+    }
+
+    /// Our own log has flushed up to `end`.
+    pub fn flushed(&mut self, end: Offset) -> Offset {
+        self.own_flushed = self.own_flushed.max(end);
+        self.settle()
+    }
+
+    /// Our own log ends at `end`.
+    pub fn appended(&mut self, end: Offset) -> Offset {
+        self.own_end = end;
+        self.settle()
+    }
+
+    /// Our own log was cut.
+    pub fn truncated(&mut self, end: Offset) {
+        self.own_end = end;
+        self.own_flushed = self.own_flushed.min(end);
+        self.high_watermark = self.high_watermark.min(end);
+    }
+
+    /// A follower asks for what comes after `end`: it has flushed everything before.
+    pub fn follower_at(&mut self, follower: BrokerId, end: Offset) -> Offset {
+        if self.role.replicas.contains(&follower) {
+            self.followers.insert(follower, end);
+        }
+        self.settle()
+    }
+
+    /// As a follower we are told how far the leader's high watermark is.
+    pub fn leader_says(&mut self, high_watermark: Offset) -> Offset {
+        let known = high_watermark.min(self.own_flushed);
+        self.high_watermark = self.high_watermark.max(known);
+        self.high_watermark
+    }
+
+    /// The followers in sync whose flushed end is behind `end`.
+    pub fn in_sync_count(&self) -> usize {
+        self.role.isr.len()
+    }
+
+    fn settle(&mut self) -> Offset {
+        if self.leads() {
+            let own = if self.exposes_appended { self.own_end } else { self.own_flushed };
+            let others = self.role.isr.union(&self.pending).filter(|broker| **broker != self.me);
+            let least = others
+                .map(|broker| self.followers.get(broker).copied().unwrap_or(Offset::ZERO))
+                .fold(own, Offset::min);
+            self.high_watermark = self.high_watermark.max(least);
+        }
+        self.high_watermark
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: BrokerId = BrokerId::new(1);
+
+    fn role(leader: i32, epoch: i32, isr: &[i32]) -> Role {
+        let isr: BTreeSet<BrokerId> = isr.iter().copied().map(BrokerId::new).collect();
+        let replicas = [1, 2, 3].map(BrokerId::new).to_vec();
+        Role { leader: BrokerId::new(leader), leader_epoch: LeaderEpoch::new(epoch), isr, replicas }
+    }
+
+    #[test]
+    fn alone_everything_flushed_is_seen_and_nothing_else() {
+        let mut replica = Replication::new(ME, Offset::new(5), Offset::new(5));
+        assert_eq!(replica.set_role(role(1, 0, &[1])), Offset::new(5));
+        assert_eq!(replica.appended(Offset::new(9)), Offset::new(5));
+        assert_eq!(replica.flushed(Offset::new(7)), Offset::new(7));
+        assert_eq!(replica.set_exposes_appended(true), Offset::new(9));
+    }
+
+    #[test]
+    fn the_slowest_replica_in_sync_decides() {
+        let mut replica = Replication::new(ME, Offset::new(10), Offset::new(10));
+        assert_eq!(replica.set_role(role(1, 3, &[1, 2, 3])), Offset::ZERO);
+        assert_eq!(replica.follower_at(BrokerId::new(2), Offset::new(8)), Offset::ZERO);
+        assert_eq!(replica.follower_at(BrokerId::new(3), Offset::new(6)), Offset::new(6));
+        assert_eq!(replica.set_role(role(1, 3, &[1, 2])), Offset::new(8));
+        assert_eq!(replica.set_role(role(2, 2, &[2])), Offset::new(8), "an older epoch is ignored");
+        assert_eq!(replica.follower_at(BrokerId::new(9), Offset::new(99)), Offset::new(8), "not a replica");
+    }
+
+    #[test]
+    fn a_follower_sees_what_it_has_flushed_itself() {
+        let mut replica = Replication::new(ME, Offset::new(4), Offset::new(9));
+        replica.set_role(role(2, 1, &[1, 2]));
+        assert_eq!(replica.leader_says(Offset::new(8)), Offset::new(4));
+        replica.flushed(Offset::new(9));
+        assert_eq!(replica.leader_says(Offset::new(8)), Offset::new(8));
+        replica.truncated(Offset::new(3));
+        assert_eq!(replica.high_watermark(), Offset::new(3));
+    }
+}
