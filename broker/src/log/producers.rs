@@ -86,11 +86,6 @@ impl Producers {
         self.0.iter()
     }
 
-    /// How many producers are remembered.
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
-
     /// Says what is to be done with a batch that a client sent.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use loggos_protocol::kafka::{Request, decode_request, refuse};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
+use super::listener::told_to_stop;
 use super::send::send;
 use crate::api::{self, Answer, Context, Outcome, Sessions};
 
@@ -54,7 +55,7 @@ pub(super) async fn serve(
     };
     let reason = tokio::select! {
         reason = ended => reason,
-        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        () = told_to_stop(&mut stop) => Ok(()),
     };
     match reason {
         Ok(()) => tracing::trace!(%peer, "connection closed"),

@@ -63,7 +63,7 @@ impl Listener {
                     }
                 },
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                _ = stopping.wait_for(|stop| *stop) => break,
+                () = told_to_stop(&mut stopping) => break,
             }
         }
         drop(self.socket);
@@ -72,4 +72,10 @@ impl Listener {
             connections.abort_all();
         }
     }
+}
+
+/// Is done when the broker stops.
+pub(super) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // Without a sender there is no broker any more.
+    let _ = stop.wait_for(|stop| *stop).await;
 }

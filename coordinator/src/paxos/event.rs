@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::ballot::{Ballot, CellId, Incarnation, ServerId, Slot};
 use super::membership::{Change, Config, ConfigHistory};
-use super::message::{Envelope, Message};
+use super::message::Envelope;
 use super::moment::Moment;
 use super::value::Value;
 
@@ -422,6 +422,3 @@ pub struct Status {
     /// Whether damage is still being repaired.
     pub uncertain: bool,
 }
-
-/// A message to the engine itself is never sent; to everybody else it goes out as an [`Action::Send`].
-pub(super) type Outgoing = (ServerId, Message);
