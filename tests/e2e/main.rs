@@ -11,3 +11,4 @@ mod librdkafka;
 mod power_cut;
 mod process;
 mod storm;
+mod versions;

@@ -14,7 +14,10 @@ use super::{Context, names, patience};
 use crate::config::TOPIC_KEYS;
 use crate::controller::{AdminError, Placement, Wish};
 
-pub(super) async fn handle(context: Arc<Context>, request: CreateTopicsRequest) -> CreateTopicsResponse {
+/// The first version that tells the new topic's configs.
+const CONFIGS: i16 = 5;
+
+pub(super) async fn handle(context: Arc<Context>, version: i16, request: CreateTopicsRequest) -> CreateTopicsResponse {
     let mut results = Vec::with_capacity(request.topics.len());
     let mut made = Vec::new();
     for topic in &request.topics {
@@ -27,7 +30,8 @@ pub(super) async fn handle(context: Arc<Context>, request: CreateTopicsRequest) 
         if result.is_ok() && !request.validate_only {
             made.push(names::topic(&topic.name));
         }
-        results.push(described(&context, topic, result));
+        let described = described(&context, topic, result);
+        results.push(if version >= CONFIGS { described } else { described.with_configs(None) });
     }
     let all = |view: &crate::metadata::View| made.iter().all(|name| view.topics.contains_key(name));
     if !made.is_empty() && !context.settled(patience(request.timeout_ms), all).await {

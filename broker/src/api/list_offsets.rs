@@ -14,6 +14,8 @@ use super::{Context, names};
 use crate::log::{LogError, TimedOffset};
 use crate::partition::{Partition, code_of};
 
+/// The first version that tells leader epochs.
+const LEADER_EPOCHS: i16 = 4;
 /// The next offset.
 const LATEST: i64 = -1;
 /// The first offset.
@@ -25,14 +27,15 @@ const EARLIEST_LOCAL: i64 = -4;
 /// The last offset that was moved to another tier (KIP-1005): there is none.
 const LATEST_TIERED: i64 = -5;
 
-pub(super) async fn handle(context: Arc<Context>, request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub(super) async fn handle(context: Arc<Context>, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
     // A time is looked up in files: not on a thread of the network.
     let work = move || {
         let topics = request.topics.iter().map(|topic| {
             let name = names::topic(&topic.name);
             let partitions = topic.partitions.iter().map(|asked| {
                 let partition = context.table.get(&name, PartitionId::new(asked.partition_index));
-                answer(partition.as_deref(), asked)
+                let answer = answer(partition.as_deref(), asked);
+                if version >= LEADER_EPOCHS { answer } else { answer.with_leader_epoch(-1) }
             });
             ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
         });

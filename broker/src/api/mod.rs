@@ -169,17 +169,15 @@ fn patience(timeout_ms: i32) -> Duration {
 /// Begins a request; called in the order in which a connection's requests came.
 pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request) -> Answer {
     let context = Arc::clone(context);
+    let version = request.header.version;
     match request.header.key() {
         ApiKey::Produce => produce::begin(&context, &request),
         ApiKey::Fetch => fetch::begin(context, Arc::clone(sessions), request),
         ApiKey::ApiVersions => at_once(&request, api_versions::handle),
         ApiKey::Metadata => in_time(request, move |body| metadata::handle(context, body)),
-        ApiKey::ListOffsets => in_time(request, move |body| list_offsets::handle(context, body)),
-        ApiKey::FindCoordinator => {
-            let version = request.header.version;
-            at_once(&request, |body| find_coordinator::handle(&context, version, body))
-        }
-        ApiKey::CreateTopics => in_time(request, move |body| create_topics::handle(context, body)),
+        ApiKey::ListOffsets => in_time(request, move |body| list_offsets::handle(context, version, body)),
+        ApiKey::FindCoordinator => at_once(&request, |body| find_coordinator::handle(&context, version, body)),
+        ApiKey::CreateTopics => in_time(request, move |body| create_topics::handle(context, version, body)),
         ApiKey::DeleteTopics => in_time(request, move |body| delete_topics::handle(context, body)),
         ApiKey::DeleteRecords => in_time(request, move |body| delete_records::handle(context, body)),
         ApiKey::InitProducerId => in_time(request, move |body| init_producer_id::handle(context, body)),

@@ -1,0 +1,296 @@
+//! Every API key that is advertised is called in each of its versions, as decision D13 asks: an answer comes, it
+//! decodes in that version, and says what it should.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use bytes::Bytes;
+use loggos_protocol::batch::{BatchBuilder, BatchOptions, RecordView};
+use loggos_protocol::ids::Timestamp;
+use loggos_protocol::kafka::messages::{self, *};
+use loggos_protocol::kafka::{KafkaRequest, StrBytes, api, decode_response, encode_request};
+
+use crate::process::{DEADLINE, Server, loggos_ok};
+
+struct Client {
+    socket: TcpStream,
+    correlation_id: i32,
+    called: std::collections::BTreeSet<i16>,
+}
+
+impl Client {
+    fn call<T: KafkaRequest>(&mut self, version: i16, body: &T) -> T::Response {
+        self.correlation_id += 1;
+        let frame = encode_request(version, self.correlation_id, Some("versions"), body)
+            .unwrap_or_else(|error| panic!("key {} version {version}: {error}", T::KEY));
+        self.socket.write_all(&frame).expect("sent");
+        let mut length = [0; 4];
+        self.socket
+            .read_exact(&mut length)
+            .unwrap_or_else(|error| panic!("key {} version {version} was not answered: {error}", T::KEY));
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        self.socket.read_exact(&mut answer).expect("a whole answer");
+        let (id, response) = decode_response::<T>(Bytes::from(answer), version)
+            .unwrap_or_else(|error| panic!("key {} version {version}: {error}", T::KEY));
+        assert_eq!(id, self.correlation_id);
+        self.called.insert(T::KEY);
+        response
+    }
+
+    /// Calls `T` in each of its versions.
+    fn sweep<T: KafkaRequest>(&mut self, body: impl Fn(i16) -> T, check: impl Fn(i16, T::Response)) {
+        let versions = api::find(T::KEY).expect("known").versions;
+        for version in versions.min..=versions.max {
+            let response = self.call(version, &body(version));
+            check(version, response);
+        }
+    }
+}
+
+fn name(text: &str) -> messages::TopicName {
+    messages::TopicName(StrBytes::from_string(text.to_owned()))
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn batch() -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let timestamp = Timestamp::new(now.as_millis() as i64);
+    builder.push(&RecordView { key: None, value: Some(b"value"), headers: &[], timestamp });
+    builder.build().to_bytes()
+}
+
+fn topic_id(client: &mut Client, topic: &str) -> [u8; 16] {
+    let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(name(topic)));
+    let answer = client.call(12, &MetadataRequest::default().with_topics(Some(vec![asked])));
+    *answer.topics[0].topic_id.as_bytes()
+}
+
+fn records(client: &mut Client, id: [u8; 16]) {
+    let id = loggos_protocol::ids::TopicId::from_bytes(id).raw();
+    client.sweep::<ProduceRequest>(
+        |version| {
+            let data = produce_request::PartitionProduceData::default().with_records(Some(batch()));
+            let mut topic = produce_request::TopicProduceData::default().with_partition_data(vec![data]);
+            if version >= 13 { topic.topic_id = id } else { topic.name = name("swept") }
+            ProduceRequest::default().with_transactional_id(None).with_acks(-1).with_timeout_ms(9000).with_topic_data(vec![topic])
+        },
+        |version, answer| {
+            let partition = &answer.responses[0].partition_responses[0];
+            assert_eq!(partition.error_code, 0, "Produce {version}");
+            assert_eq!(partition.base_offset, i64::from(version - 3), "Produce {version}");
+        },
+    );
+    client.sweep::<FetchRequest>(
+        |version| {
+            let partition = fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
+            let mut topic = fetch_request::FetchTopic::default().with_partitions(vec![partition]);
+            if version >= 13 { topic.topic_id = id } else { topic.topic = name("swept") }
+            let mut request =
+                FetchRequest::default().with_max_wait_ms(10).with_min_bytes(1).with_topics(vec![topic]);
+            if version >= 7 {
+                request.session_epoch = -1;
+            }
+            request
+        },
+        |version, answer| {
+            let partition = &answer.responses[0].partitions[0];
+            assert_eq!((partition.error_code, partition.high_watermark), (0, 11), "Fetch {version}");
+            assert!(partition.records.as_ref().is_some_and(|records| records.len() > 600), "Fetch {version}");
+        },
+    );
+    client.sweep::<ListOffsetsRequest>(
+        |_| {
+            let partition = list_offsets_request::ListOffsetsPartition::default().with_timestamp(-1);
+            let topic = list_offsets_request::ListOffsetsTopic::default()
+                .with_name(name("swept"))
+                .with_partitions(vec![partition]);
+            ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![topic])
+        },
+        |version, answer| {
+            let partition = &answer.topics[0].partitions[0];
+            assert_eq!((partition.error_code, partition.offset), (0, 11), "ListOffsets {version}");
+        },
+    );
+    client.sweep::<OffsetForLeaderEpochRequest>(
+        |_| {
+            let partition = offset_for_leader_epoch_request::OffsetForLeaderPartition::default();
+            let topic = offset_for_leader_epoch_request::OffsetForLeaderTopic::default()
+                .with_topic(name("swept"))
+                .with_partitions(vec![partition.with_current_leader_epoch(-1)]);
+            let mut request = OffsetForLeaderEpochRequest::default().with_topics(vec![topic]);
+            request.replica_id = (-1).into();
+            request
+        },
+        |version, answer| {
+            let partition = &answer.topics[0].partitions[0];
+            assert_eq!((partition.error_code, partition.end_offset), (0, 11), "OffsetForLeaderEpoch {version}");
+        },
+    );
+    client.sweep::<DeleteRecordsRequest>(
+        |_| {
+            let partition = delete_records_request::DeleteRecordsPartition::default().with_offset(2);
+            let topic = delete_records_request::DeleteRecordsTopic::default()
+                .with_name(name("swept"))
+                .with_partitions(vec![partition]);
+            DeleteRecordsRequest::default().with_timeout_ms(9000).with_topics(vec![topic])
+        },
+        |version, answer| {
+            let partition = &answer.topics[0].partitions[0];
+            assert_eq!((partition.error_code, partition.low_watermark), (0, 2), "DeleteRecords {version}");
+        },
+    );
+}
+
+fn topics(client: &mut Client) {
+    client.sweep::<MetadataRequest>(
+        |version| MetadataRequest::default().with_topics(if version == 0 { Some(vec![]) } else { None }),
+        |version, answer| {
+            assert_eq!(answer.brokers.len(), 1, "Metadata {version}");
+            assert_eq!(answer.topics.len(), usize::from(version > 0), "Metadata {version}");
+        },
+    );
+    client.sweep::<CreateTopicsRequest>(
+        |version| {
+            let topic = create_topics_request::CreatableTopic::default()
+                .with_name(name(&format!("made-{version}")))
+                .with_num_partitions(2)
+                .with_replication_factor(1);
+            CreateTopicsRequest::default().with_timeout_ms(9000).with_topics(vec![topic])
+        },
+        |version, answer| assert_eq!(answer.topics[0].error_code, 0, "CreateTopics {version}"),
+    );
+    client.sweep::<CreatePartitionsRequest>(
+        |version| {
+            let topic = create_partitions_request::CreatePartitionsTopic::default()
+                .with_name(name(&format!("made-{}", version + 2)))
+                .with_count(3)
+                .with_assignments(None);
+            CreatePartitionsRequest::default().with_timeout_ms(9000).with_topics(vec![topic])
+        },
+        |version, answer| assert_eq!(answer.results[0].error_code, 0, "CreatePartitions {version}"),
+    );
+    client.sweep::<DeleteTopicsRequest>(
+        |version| {
+            let topic = name(&format!("made-{}", version + 1));
+            let request = DeleteTopicsRequest::default().with_timeout_ms(9000);
+            if version >= 6 {
+                let state = delete_topics_request::DeleteTopicState::default().with_name(Some(topic));
+                request.with_topics(vec![state])
+            } else {
+                request.with_topic_names(vec![topic])
+            }
+        },
+        |version, answer| {
+            let expected = if version == 1 { -1..0 } else { 0..1 };
+            let code = answer.responses[0].error_code;
+            assert!(version == 1 || expected.contains(&code), "DeleteTopics {version}: {code}");
+        },
+    );
+}
+
+fn configs(client: &mut Client) {
+    client.sweep::<DescribeConfigsRequest>(
+        |_| {
+            let resource = describe_configs_request::DescribeConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("swept"))
+                .with_configuration_keys(None);
+            DescribeConfigsRequest::default().with_resources(vec![resource]).with_include_synonyms(true)
+        },
+        |version, answer| {
+            assert_eq!(answer.results[0].error_code, 0, "DescribeConfigs {version}");
+            assert!(answer.results[0].configs.len() > 20);
+        },
+    );
+    client.sweep::<AlterConfigsRequest>(
+        |_| {
+            let config = alter_configs_request::AlterableConfig::default()
+                .with_name(text("retention.ms"))
+                .with_value(Some(text("100000000")));
+            let resource = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("swept"))
+                .with_configs(vec![config]);
+            AlterConfigsRequest::default().with_resources(vec![resource])
+        },
+        |version, answer| assert_eq!(answer.responses[0].error_code, 0, "AlterConfigs {version}"),
+    );
+    client.sweep::<IncrementalAlterConfigsRequest>(
+        |_| {
+            let config = incremental_alter_configs_request::AlterableConfig::default()
+                .with_name(text("retention.ms"))
+                .with_config_operation(0)
+                .with_value(Some(text("200000000")));
+            let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("swept"))
+                .with_configs(vec![config]);
+            IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
+        },
+        |version, answer| assert_eq!(answer.responses[0].error_code, 0, "IncrementalAlterConfigs {version}"),
+    );
+}
+
+fn cluster(client: &mut Client) {
+    client.sweep::<ApiVersionsRequest>(
+        |version| {
+            let request = ApiVersionsRequest::default();
+            if version < 3 {
+                return request;
+            }
+            request.with_client_software_name(text("test")).with_client_software_version(text("1"))
+        },
+        |version, answer| assert_eq!(answer.error_code, 0, "ApiVersions {version}"),
+    );
+    client.sweep::<DescribeClusterRequest>(
+        |_| DescribeClusterRequest::default(),
+        |version, answer| assert_eq!((answer.error_code, answer.brokers.len()), (0, 1), "DescribeCluster {version}"),
+    );
+    client.sweep::<DescribeLogDirsRequest>(
+        |_| DescribeLogDirsRequest::default().with_topics(None),
+        |version, answer| {
+            assert_eq!(answer.results[0].error_code, 0, "DescribeLogDirs {version}");
+            assert!(!answer.results[0].topics.is_empty());
+        },
+    );
+    client.sweep::<FindCoordinatorRequest>(
+        |version| {
+            let request = FindCoordinatorRequest::default();
+            if version >= 4 { request.with_coordinator_keys(vec![text("g")]) } else { request.with_key(text("g")) }
+        },
+        |version, answer| {
+            let code = if version >= 4 { answer.coordinators[0].error_code } else { answer.error_code };
+            assert_eq!(code, 0, "FindCoordinator {version}");
+        },
+    );
+    client.sweep::<InitProducerIdRequest>(
+        |version| {
+            let request = InitProducerIdRequest::default().with_transactional_id(None);
+            if version >= 3 { request.with_producer_id((-1).into()).with_producer_epoch(-1) } else { request }
+        },
+        |version, answer| {
+            assert_eq!((answer.error_code, answer.producer_epoch), (0, 0), "InitProducerId {version}");
+        },
+    );
+}
+
+#[test]
+fn every_advertised_version_is_answered() {
+    let server = Server::start(&[]);
+    loggos_ok(&["topic", "create", "swept", "--partitions", "1", "--bootstrap", &server.bootstrap()]);
+    let socket = TcpStream::connect(server.addresses().kafka).expect("the broker answers");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let mut client = Client { socket, correlation_id: 0, called: std::collections::BTreeSet::new() };
+    let advertised = client.call(3, &ApiVersionsRequest::default().with_client_software_name(text("t")).with_client_software_version(text("1")));
+    let id = topic_id(&mut client, "swept");
+    topics(&mut client);
+    records(&mut client, id);
+    configs(&mut client);
+    cluster(&mut client);
+    let advertised: std::collections::BTreeSet<i16> = advertised.api_keys.iter().map(|key| key.api_key).collect();
+    assert_eq!(advertised, client.called, "what is advertised is what is called here");
+}
