@@ -415,7 +415,8 @@ impl Inner {
             waiting = self.commit.tick((self.clock)());
             let journal = self.commit.journal();
             let used = journal.durable_end().position().saturating_sub(journal.released().position());
-            if (since >= self.options.checkpoint_interval || used > self.options.journal_bytes / 2)
+            let needed = used > self.options.journal_bytes / 2 || journal.is_starving();
+            if (since >= self.options.checkpoint_interval || needed)
                 && self.commit.failure().is_none()
             {
                 since = std::time::Duration::ZERO;

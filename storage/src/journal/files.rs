@@ -159,7 +159,7 @@ impl Files {
     }
 
     /// The file behind all others, as file `number`: the prepared one, or a plain one. `None` when the journal may
-    /// not grow and nothing before file `released` is free.
+    /// not grow, or the disk is full, and nothing before file `released` is free.
     pub(super) fn next(&mut self, number: u64, released: u64) -> Result<Option<JournalFile>, JournalError> {
         let dir = self.dir.clone();
         let failed = |source| JournalError::io("make", &dir, source);
@@ -168,13 +168,8 @@ impl Files {
             if let Preparation::UnderWay(waiting) = &self.preparation {
                 // Nothing else can be had; a moment later it is ready.
                 let _ = waiting.recv().map(|done| done.map(|()| self.preparation = Preparation::Ready));
-            } else if let Some(free) = self.take_free(released) {
-                let from = self.path(free);
-                let len = self.options.file_bytes;
-                prepare(self.disk.as_ref(), &self.dir, Some(&from), len).map_err(failed)?;
-                self.preparation = Preparation::Ready;
             } else {
-                return Ok(None);
+                return self.recycle(number, released);
             }
         }
         if self.has_ready() {
@@ -186,9 +181,30 @@ impl Files {
         }
         let mode = OpenMode { create: true, truncate: true, ..OpenMode::default() };
         let file = self.disk.open(&path, mode).map_err(failed)?;
+        // A full disk shows now, when waiting for space is still possible, and not in the middle of a write.
+        if let Err(error) = file.reserve(0, self.options.file_bytes) {
+            self.disk.remove_file(&path).map_err(failed)?;
+            return match is_full(&error) {
+                true => self.recycle(number, released),
+                false => Err(failed(error)),
+            };
+        }
         self.disk.sync_dir(&self.dir).map_err(failed)?;
         self.live.push(number);
         Ok(Some(JournalFile { number, file, durable_writes: false, prepared: false, path }))
+    }
+
+    /// The oldest file as file `number`, if nothing in it is needed any more.
+    fn recycle(&mut self, number: u64, released: u64) -> Result<Option<JournalFile>, JournalError> {
+        let Some(free) = self.take_free(released) else { return Ok(None) };
+        let dir = self.dir.clone();
+        let failed = |source| JournalError::io("recycle a file of", &dir, source);
+        let (from, path) = (self.path(free), self.path(number));
+        prepare(self.disk.as_ref(), &dir, Some(&from), self.options.file_bytes).map_err(failed)?;
+        self.disk.rename(&dir.join(PREPARED), &path).map_err(failed)?;
+        self.disk.sync_dir(&dir).map_err(failed)?;
+        self.live.push(number);
+        self.reopen(number).map(Some)
     }
 
     /// Has a file prepared, if none is and there is space for one.
@@ -263,6 +279,10 @@ fn prepare(disk: &dyn Disk, dir: &Path, from: Option<&Path>, len: u64) -> io::Re
         written += part;
     }
     file.sync_data()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn number_of(name: &str) -> Option<u64> {

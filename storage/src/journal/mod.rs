@@ -191,6 +191,8 @@ struct Queue {
     /// Everything before it may be overwritten.
     released: Lsn,
     durable_end: Lsn,
+    /// Whether the writer waits for something to be released.
+    starving: bool,
     closed: bool,
     failed: Option<JournalError>,
     room_waiters: Vec<Box<dyn FnOnce() + Send>>,
@@ -308,6 +310,11 @@ impl Journal {
     /// The beginning of what is not released.
     pub fn released(&self) -> Lsn {
         self.shared.queue.lock().released
+    }
+
+    /// Whether appends wait for space: a release helps at once.
+    pub fn is_starving(&self) -> bool {
+        self.shared.queue.lock().starving
     }
 
     /// Whether writes go around the page cache, or are followed by fdatasync instead.

@@ -2,7 +2,7 @@
 //! next. Called by the journal's handle.
 
 use std::io::IoSlice;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::block::{self, GroupPlace};
 use super::files::{Files, JournalFile};
@@ -14,6 +14,8 @@ use crate::disk::DIRECT_ALIGNMENT;
 const PREPARE_AFTER: u64 = 1 << 20;
 /// How often a writer without space says so.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
+/// How often it looks whether there is some.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Owns the end of the journal.
 pub(super) struct Writer {
@@ -23,6 +25,7 @@ pub(super) struct Writer {
     next_group: u64,
     group_bytes_max: usize,
     buffer: Vec<u8>,
+    complained: Option<Instant>,
 }
 
 impl Writer {
@@ -36,6 +39,7 @@ impl Writer {
             next_group: end.highest + 1,
             group_bytes_max: options.group_bytes_max,
             buffer: Vec::new(),
+            complained: None,
         })
     }
 
@@ -128,17 +132,22 @@ impl Writer {
         Ok(true)
     }
 
-    fn wait_for_space(&self, shared: &Shared) -> Result<Lsn, JournalError> {
+    /// Waits until something is released, or for a while, as the disk may have space again.
+    fn wait_for_space(&mut self, shared: &Shared) -> Result<Lsn, JournalError> {
         let mut queue = shared.queue.lock();
-        let before = queue.released;
-        while queue.released == before {
-            if queue.closed {
-                return Err(JournalError::Closed);
-            }
-            if shared.wake.wait_for(&mut queue, COMPLAIN_EVERY).timed_out() {
-                tracing::warn!("the journal is full: appends wait for a checkpoint");
-            }
+        if queue.closed {
+            return Err(JournalError::Closed);
         }
+        let before = queue.released;
+        queue.starving = true;
+        if self.complained.is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
+            tracing::warn!("the journal has no space: appends wait");
+            self.complained = Some(Instant::now());
+        }
+        if queue.released == before {
+            shared.wake.wait_for(&mut queue, LOOK_AGAIN);
+        }
+        queue.starving = false;
         Ok(queue.released)
     }
 
