@@ -58,7 +58,11 @@ impl Figures {
     }
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench reports on stdout, and its progress on stderr")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench reports on stdout, and its progress on stderr"
+)]
 fn main() {
     let options = Options::parse();
     let kinds: Vec<Kind> = options.kinds.iter().filter_map(|name| Kind::parse(name)).collect();
@@ -81,8 +85,10 @@ fn main() {
             names.push(name.clone());
         }
     }
-    let rows: Vec<(String, Vec<String>)> =
-        names.into_iter().map(|name| (name.clone(), figures.iter().map(|figures| figures.show(&name)).collect())).collect();
+    let rows: Vec<(String, Vec<String>)> = names
+        .into_iter()
+        .map(|name| (name.clone(), figures.iter().map(|figures| figures.show(&name)).collect()))
+        .collect();
     println!("{}", markdown(&columns, &rows));
 }
 
@@ -98,7 +104,12 @@ const MEASURES: [(&str, Measure); 7] = [
     ("thousand-partitions", thousand_partitions),
 ];
 
-fn with_broker(kind: &Kind, options: &Options, figures: &mut Figures, measure: Measure) -> Result<(), String> {
+fn with_broker(
+    kind: &Kind,
+    options: &Options,
+    figures: &mut Figures,
+    measure: Measure,
+) -> Result<(), String> {
     let broker = Broker::start(kind, &options.peers).map_err(|error| error.to_string())?;
     measure(&broker, options, figures)
 }
@@ -115,12 +126,14 @@ fn throughput(broker: &Broker, count: u64, bytes: usize, figures: &mut Figures) 
     let took = load::produce(&broker.bootstrap, &shape, count)?;
     let cpu = kernel::cpu_time(broker.pid()) - before;
     figures.note(format!("produce {bytes} B, records/s"), count as f64 / took.as_secs_f64());
-    figures.note(format!("produce {bytes} B, broker CPU µs per record"), cpu.as_secs_f64() * 1e6 / count as f64);
+    figures
+        .note(format!("produce {bytes} B, broker CPU µs per record"), cpu.as_secs_f64() * 1e6 / count as f64);
     let before = kernel::cpu_time(broker.pid());
     let took = load::consume(&broker.bootstrap, &shape, count)?;
     let cpu = kernel::cpu_time(broker.pid()) - before;
     figures.note(format!("consume {bytes} B, records/s"), count as f64 / took.as_secs_f64());
-    figures.note(format!("consume {bytes} B, broker CPU µs per record"), cpu.as_secs_f64() * 1e6 / count as f64);
+    figures
+        .note(format!("consume {bytes} B, broker CPU µs per record"), cpu.as_secs_f64() * 1e6 / count as f64);
     figures.note(format!("resident MiB after {bytes} B"), kernel::memory_mib(broker.pid()).0);
     figures.note("start to first connection, ms", broker.started_in.as_secs_f64() * 1e3);
     Ok(())
@@ -138,7 +151,14 @@ fn throughput_100b(broker: &Broker, options: &Options, figures: &mut Figures) ->
     throughput(broker, options.records, 100, figures)
 }
 
-fn at_rate(broker: &Broker, shape: &Shape, rate: u64, seconds: u64, name: &str, figures: &mut Figures) -> Result<(), String> {
+fn at_rate(
+    broker: &Broker,
+    shape: &Shape,
+    rate: u64,
+    seconds: u64,
+    name: &str,
+    figures: &mut Figures,
+) -> Result<(), String> {
     load::create_topic(&broker.bootstrap, shape)?;
     load::produce(&broker.bootstrap, shape, (shape.partitions as u64).max(1_000))?;
     let before = kernel::cpu_time(broker.pid());
@@ -167,7 +187,14 @@ fn linger0(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<
 }
 
 fn thousand_partitions(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
-    at_rate(broker, &shape("thousand", 1_000, 200, 5), 4_000, options.seconds, "1,000 partitions, 4,000/s 200 B", figures)
+    at_rate(
+        broker,
+        &shape("thousand", 1_000, 200, 5),
+        4_000,
+        options.seconds,
+        "1,000 partitions, 4,000/s 200 B",
+        figures,
+    )
 }
 
 fn one_in_flight(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {

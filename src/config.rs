@@ -27,11 +27,23 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
 
     /// The HOST:PORT that clients are told to connect to; empty means the one that we listen on
-    #[arg(long, env = "LOGGOS_ADVERTISE", value_name = "HOST:PORT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "LOGGOS_ADVERTISE",
+        value_name = "HOST:PORT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub advertise: String,
 
     /// Run a broker alone, against this ensemble (Loggos' or ZooKeeper's, 3.5 or newer), as HOST:PORT,…[/chroot]
-    #[arg(long, env = "LOGGOS_COORDINATOR", value_name = "HOST:PORT,…", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "LOGGOS_COORDINATOR",
+        value_name = "HOST:PORT,…",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub coordinator: String,
 
     /// This broker's number; -1 has one assigned through the registry and remembered in the data directory
@@ -91,7 +103,12 @@ pub struct CommonOptions {
 #[serde(rename_all = "kebab-case")]
 pub struct CellOptions {
     /// Where ZooKeeper clients, our brokers among them, connect
-    #[arg(long, env = "LOGGOS_COORDINATOR_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:2181")]
+    #[arg(
+        long,
+        env = "LOGGOS_COORDINATOR_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:2181"
+    )]
     pub coordinator_listen: SocketAddr,
 
     /// Where the other servers of the ensemble connect
@@ -105,7 +122,13 @@ pub struct CellOptions {
     pub servers: Vec<String>,
 
     /// A server of a running ensemble, by its peer address: ask to be let in as a new server
-    #[arg(long, env = "LOGGOS_JOIN", value_name = "HOST:PORT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "LOGGOS_JOIN",
+        value_name = "HOST:PORT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub join: String,
 
     /// How often the ensemble's leaseholder speaks to the others, in milliseconds
@@ -169,7 +192,9 @@ pub fn settings_map(pairs: &[String]) -> Result<BTreeMap<String, String>, String
     pairs
         .iter()
         .map(|pair| match pair.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+            Some((key, value)) if !key.trim().is_empty() => {
+                Ok((key.trim().to_owned(), value.trim().to_owned()))
+            }
             _ => Err(format!("--set: '{pair}' is not KEY=VALUE, as in --set num.partitions=12")),
         })
         .collect()
@@ -182,7 +207,10 @@ fn is_silent(matches: &ArgMatches, id: &str) -> bool {
 /// The file's `[set]` table under the pairs of the command line, which come later and so win.
 fn merge_settings(value: &Value, matches: &ArgMatches, file: &Path) -> Result<Value, String> {
     let Value::Table(table) = value else {
-        return Err(format!("--config: {}: 'set' is a table of Kafka's broker configs: [set]", file.display()));
+        return Err(format!(
+            "--config: {}: 'set' is a table of Kafka's broker configs: [set]",
+            file.display()
+        ));
     };
     let in_file = table.iter().map(|(key, value)| match value {
         Value::String(text) => Value::String(format!("{key}={text}")),

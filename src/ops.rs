@@ -70,7 +70,11 @@ async fn render_metrics(State(shared): State<Shared>) -> String {
 }
 
 async fn show_readiness(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.ready.get() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    if shared.ready.get() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }
 
 /// Resident memory and open descriptors, as the kernel counts them.

@@ -140,7 +140,10 @@ async fn run(
         tracing::info!("stopped cleanly");
         ExitCode::SUCCESS
     } else {
-        tracing::error!(deadline_ms = STOP_DEADLINE.as_millis() as u64, "stopped at the deadline, not cleanly");
+        tracing::error!(
+            deadline_ms = STOP_DEADLINE.as_millis() as u64,
+            "stopped at the deadline, not cleanly"
+        );
         ExitCode::FAILURE
     };
     let _ = stop_http.send(());
@@ -152,7 +155,9 @@ fn broker_options(options: &ServeOptions) -> Result<BrokerOptions, Refusal> {
     let advertise = match options.advertise.as_str() {
         "" => None,
         text => Some(host_and_port(text).ok_or_else(|| {
-            Refusal::new(format!("--advertise: '{text}' is not HOST:PORT, as in --advertise broker1.example:9092"))
+            Refusal::new(format!(
+                "--advertise: '{text}' is not HOST:PORT, as in --advertise broker1.example:9092"
+            ))
         })?),
     };
     Ok(BrokerOptions {
@@ -164,7 +169,6 @@ fn broker_options(options: &ServeOptions) -> Result<BrokerOptions, Refusal> {
         rack: (!options.rack.is_empty()).then(|| options.rack.clone()),
         configs: settings_map(&options.set)?,
         session_timeout: Duration::from_millis(options.session_timeout_ms.into()),
-        ..BrokerOptions::default()
     })
 }
 
@@ -200,10 +204,9 @@ fn runtime(common: &CommonOptions) -> Result<Runtime, Refusal> {
 
 /// Makes the data directory and locks it against a second process.
 fn claim_data_dir(dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sync>, Refusal> {
-    let disk = FsDisk::default();
-    disk.create_dir_all(dir).map_err(|error| {
-        Refusal::new(format!("--data-dir: can't make {}: {error}", dir.display()))
-    })?;
+    let disk = FsDisk;
+    disk.create_dir_all(dir)
+        .map_err(|error| Refusal::new(format!("--data-dir: can't make {}: {error}", dir.display())))?;
     disk.lock(&dir.join("lock")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => Refusal::new(format!(
             "--data-dir: {} is in use by another process; stop it, or name another directory",

@@ -13,8 +13,9 @@ const LATENCY_BUCKETS_SECONDS: [f64; 13] =
 
 /// Starts logging for a server, with a filter as `tracing_subscriber::EnvFilter` reads it.
 pub fn start_for_server(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| format!("--log: '{filter}' is not a log filter ({error}); try info, or warn,loggos_broker=debug"))?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        format!("--log: '{filter}' is not a log filter ({error}); try info, or warn,loggos_broker=debug")
+    })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     Ok(())
 }

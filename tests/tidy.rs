@@ -133,7 +133,9 @@ fn crates_name_only_those_below_them() {
     let mut broken = Vec::new();
     for (name, allowed, never) in CRATES {
         let source = format!("{name}/src");
-        for other in ours.iter().filter(|other| !allowed.contains(other) && **other != format!("loggos_{name}")) {
+        for other in
+            ours.iter().filter(|other| !allowed.contains(other) && **other != format!("loggos_{name}"))
+        {
             broken.extend(places_naming(&source, other));
         }
         for word in never {

@@ -38,7 +38,9 @@ impl Kind {
 
     /// The kind of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Loggos, Self::LoggosUnflushed, Self::Kafka, Self::KafkaFlushed].into_iter().find(|kind| kind.name() == name)
+        [Self::Loggos, Self::LoggosUnflushed, Self::Kafka, Self::KafkaFlushed]
+            .into_iter()
+            .find(|kind| kind.name() == name)
     }
 }
 
@@ -114,7 +116,8 @@ fn free_port() -> io::Result<u16> {
 fn loggos_binary() -> PathBuf {
     std::env::var_os("LOGGOS_BINARY").map_or_else(
         || {
-            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+            let target =
+                std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
             target.join("release/loggos")
         },
         PathBuf::from,

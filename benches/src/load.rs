@@ -42,12 +42,16 @@ pub fn latencies() -> Latencies {
 
 /// Makes the topic.
 pub fn create_topic(bootstrap: &str, shape: &Shape) -> Result<(), String> {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", bootstrap).create().map_err(|error| error.to_string())?;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .map_err(|error| error.to_string())?;
     let topic = NewTopic::new(&shape.topic, shape.partitions, TopicReplication::Fixed(1));
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
     let made = block_on(admin.create_topics([&topic], &options)).map_err(|error| error.to_string())?;
-    made.into_iter().next().map_or(Ok(()), |one| one.map(|_| ()).map_err(|(topic, code)| format!("{topic}: {code}")))
+    made.into_iter()
+        .next()
+        .map_or(Ok(()), |one| one.map(|_| ()).map_err(|(topic, code)| format!("{topic}: {code}")))
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -211,7 +215,8 @@ pub fn pace(bootstrap: &str, shape: &Shape, rate: u64, time: Duration) -> Result
     std::thread::sleep(Duration::from_millis(500));
     stop.store(true, Ordering::Release);
     let consumed = reading.join().map_err(|_| "the consumer ended badly".to_owned())?;
-    let acknowledged = producer.context().latencies.lock().expect("no panic holds it").take().unwrap_or_else(latencies);
+    let acknowledged =
+        producer.context().latencies.lock().expect("no panic holds it").take().unwrap_or_else(latencies);
     Ok(Paced { acknowledged, consumed })
 }
 
@@ -231,11 +236,19 @@ fn unix_nanos() -> u64 {
 }
 
 /// `producers` connections to one partition, each with one record in flight, for `time`: records a second.
-pub fn one_in_flight(bootstrap: &str, shape: &Shape, producers: usize, time: Duration) -> Result<f64, String> {
-    let all: Vec<BaseProducer<Acknowledge>> =
-        (0..producers).map(|_| producer(bootstrap, shape, false)).collect::<KafkaResult<_>>().map_err(|e| e.to_string())?;
+pub fn one_in_flight(
+    bootstrap: &str,
+    shape: &Shape,
+    producers: usize,
+    time: Duration,
+) -> Result<f64, String> {
+    let all: Vec<BaseProducer<Acknowledge>> = (0..producers)
+        .map(|_| producer(bootstrap, shape, false))
+        .collect::<KafkaResult<_>>()
+        .map_err(|e| e.to_string())?;
     let payload = payloads(shape.record_bytes).swap_remove(0);
-    let delivered = |producer: &BaseProducer<Acknowledge>| producer.context().delivered.load(Ordering::Relaxed);
+    let delivered =
+        |producer: &BaseProducer<Acknowledge>| producer.context().delivered.load(Ordering::Relaxed);
     let began = Instant::now();
     let mut sent = vec![0_u64; producers];
     while began.elapsed() < time {
@@ -243,7 +256,9 @@ pub fn one_in_flight(bootstrap: &str, shape: &Shape, producers: usize, time: Dur
         for (index, producer) in all.iter().enumerate() {
             producer.poll(Duration::ZERO);
             if delivered(producer) == sent[index] {
-                let record = BaseRecord::<(), _, _>::with_opaque_to(&shape.topic, Box::new(began)).partition(0).payload(&payload);
+                let record = BaseRecord::<(), _, _>::with_opaque_to(&shape.topic, Box::new(began))
+                    .partition(0)
+                    .payload(&payload);
                 producer.send(record).map_err(|(error, _)| error.to_string())?;
                 sent[index] += 1;
                 idle = false;

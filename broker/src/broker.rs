@@ -202,7 +202,11 @@ impl Registration {
 
 fn log_options(configs: &BrokerConfigs) -> LogDirOptions {
     LogDirOptions {
-        journal: if configs.text("loggos.journal") == "none" { JournalMode::None } else { JournalMode::Journal },
+        journal: if configs.text("loggos.journal") == "none" {
+            JournalMode::None
+        } else {
+            JournalMode::Journal
+        },
         journal_bytes: configs.number("loggos.journal.bytes").unsigned_abs(),
         checkpoint_interval: configs.duration("loggos.checkpoint.interval.ms"),
         inline: false,
@@ -213,7 +217,11 @@ async fn open_logs(path: PathBuf, options: LogDirOptions) -> Result<LogDir, Brok
     let began = Instant::now();
     let open = move || LogDir::open(Arc::new(FsDisk), &path, options, clock::now);
     let dir = tokio::task::spawn_blocking(open).await.map_err(|_| BrokerError::Interrupted)??;
-    tracing::info!(logs = dir.logs().len(), elapsed_ms = began.elapsed().as_millis() as u64, "logs recovered");
+    tracing::info!(
+        logs = dir.logs().len(),
+        elapsed_ms = began.elapsed().as_millis() as u64,
+        "logs recovered"
+    );
     Ok(dir)
 }
 
@@ -310,7 +318,8 @@ async fn settle(metadata: &Metadata, table: &Table, me: BrokerId, epoch: BrokerE
         return;
     };
     let mut applied = table.applied();
-    let done = tokio::time::timeout(SETTLE_DEADLINE, applied.wait_for(|version| *version >= view.version)).await;
+    let done =
+        tokio::time::timeout(SETTLE_DEADLINE, applied.wait_for(|version| *version >= view.version)).await;
     if done.is_err() {
         tracing::warn!("partitions are still being opened; serving those that are");
     }
@@ -343,4 +352,3 @@ async fn gauges(table: Arc<Table>) {
         tokio::time::sleep(GAUGES_EVERY).await;
     }
 }
-

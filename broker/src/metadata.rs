@@ -198,12 +198,21 @@ async fn forward(mut watch: TreeWatch, sender: mpsc::Sender<String>) {
 async fn read_all(registry: &Registry, cluster_id: &str) -> Result<View, RegistryError> {
     let mut view = View { version: 1, cluster_id: cluster_id.to_owned(), ..View::default() };
     read(registry, &mut view, BTreeSet::from([Subject::Brokers, Subject::Topics])).await?;
-    read(registry, &mut view, BTreeSet::from([Subject::BrokerConfigs, Subject::Controller, Subject::Deletions])).await?;
+    read(
+        registry,
+        &mut view,
+        BTreeSet::from([Subject::BrokerConfigs, Subject::Controller, Subject::Deletions]),
+    )
+    .await?;
     Ok(view)
 }
 
 /// Reads anew what changed.
-async fn read(registry: &Registry, view: &mut View, subjects: BTreeSet<Subject>) -> Result<(), RegistryError> {
+async fn read(
+    registry: &Registry,
+    view: &mut View,
+    subjects: BTreeSet<Subject>,
+) -> Result<(), RegistryError> {
     let mut topics: BTreeSet<TopicName> = BTreeSet::new();
     for subject in subjects {
         match subject {

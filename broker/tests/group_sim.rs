@@ -135,7 +135,7 @@ impl World {
     fn record_given(&mut self, waiting: Waiting, assignment: &Bytes) {
         let holder = self.clients.iter().find_map(|client| match client.belief {
             Belief::Syncing(mine, generation) if mine == waiting => {
-                Some((client.id.clone().unwrap(), client.instance.clone(), generation))
+                Some((client.id.clone().expect("it has joined"), client.instance.clone(), generation))
             }
             _ => None,
         });
@@ -222,7 +222,11 @@ impl World {
 
 impl Client {
     fn caller(&self, generation: Generation) -> Caller {
-        Caller { member: self.id.clone().unwrap(), instance: self.instance.clone(), generation }
+        Caller {
+            member: self.id.clone().expect("it has joined"),
+            instance: self.instance.clone(),
+            generation,
+        }
     }
 
     fn join(&self, fresh: MemberId) -> Join {
@@ -277,7 +281,7 @@ impl Client {
 }
 
 fn partitions(assignment: &Bytes) -> impl Iterator<Item = u32> + '_ {
-    assignment.chunks(4).map(|four| u32::from_be_bytes(four.try_into().unwrap()))
+    assignment.chunks(4).map(|four| u32::from_be_bytes(four.try_into().expect("four bytes")))
 }
 
 fn assign(members: &[MemberId]) -> Vec<(MemberId, Bytes)> {

@@ -136,9 +136,6 @@ fn matches(log: Option<&Arc<Log>>, expected: &mut Expected) -> Result<(), String
 }
 
 fn live(disk: &SimDisk, model: &mut Model, rng: &mut SmallRng) -> Result<(), String> {
-    if std::env::var("TRACE").is_ok() {
-        eprintln!("=== life {:?}", model.logs);
-    }
     let Some(dir) = open(disk).filter(|_| !disk.has_crashed()) else { return Ok(()) };
     for log in dir.logs() {
         if !model.logs.iter().any(|expected| topic_id(expected.topic) == log.id().topic_id) {
@@ -171,23 +168,13 @@ fn live(disk: &SimDisk, model: &mut Model, rng: &mut SmallRng) -> Result<(), Str
 }
 
 fn step(disk: &SimDisk, dir: &LogDir, model: &mut Model, rng: &mut SmallRng) -> Result<(), String> {
-    if std::env::var("TRACE").is_ok() {
-        for l in dir.logs() {
-            eprintln!("   {} {}..{} size {}", l.id(), l.log_start(), l.log_end(), l.size());
-        }
-        eprintln!("step");
-    }
     if model.logs.len() < LOGS {
         return create(dir, model);
     }
     let at = rng.random_range(0..model.logs.len());
     let expected = &mut model.logs[at];
     let log = find(dir, expected.topic).ok_or("a log vanished")?;
-    let dice = rng.random_range(0..20);
-    if std::env::var("TRACE").is_ok() {
-        eprintln!("dice {dice} {}", log.id());
-    }
-    match dice {
+    match rng.random_range(0..20) {
         0 => {
             expected.optional = true;
             if dir.delete(&log).is_ok() {
@@ -286,7 +273,8 @@ fn a_crash_at_any_step_loses_nothing_flushed_and_brings_nothing_back() {
         }
     };
     for seed in seeds {
-        for crash_at in 1..=STEPS {
+        let only = std::env::var("LOGGOS_LOG_STEP").ok().and_then(|step| step.parse::<u64>().ok());
+        for crash_at in (1..=STEPS).filter(|step| only.is_none_or(|only| only == *step)) {
             if let Err(problem) = history(seed, crash_at) {
                 panic!("LOGGOS_LOG_SEED={seed}, crash at step {crash_at}: {problem}");
             }

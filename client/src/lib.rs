@@ -20,8 +20,8 @@ pub mod error;
 pub mod message;
 pub mod metadata;
 pub mod producer;
-pub mod registry;
 pub mod reader;
+pub mod registry;
 pub mod simple;
 
 pub use admin::Admin;

@@ -108,7 +108,7 @@ impl DiskFile for FsFile {
                 self.0.write_at(&parts[part][within..], position)
             };
             let mut written = match written {
-                Ok(0) if parts[part..].iter().all(|rest| rest.len() == 0) => return Ok(()),
+                Ok(0) if parts[part..].iter().all(|rest| rest.is_empty()) => return Ok(()),
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

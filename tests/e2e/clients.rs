@@ -47,7 +47,8 @@ fn kcat_produces_with_every_codec_and_reads_back_by_offset() {
         producer.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("kcat reads");
         assert!(producer.wait().expect("kcat ends").success());
         let read = |offset: &str| {
-            run(Command::new("kcat").args(["-C", "-b", &bootstrap, "-t", &topic, "-p", "0", "-o", offset, "-e", "-q"]))
+            run(Command::new("kcat")
+                .args(["-C", "-b", &bootstrap, "-t", &topic, "-p", "0", "-o", offset, "-e", "-q"]))
         };
         assert_eq!(read("beginning"), lines);
         assert_eq!(read("1999"), format!("{codec} line 1999\n"));
@@ -65,7 +66,9 @@ fn python(script: &str, address: impl Fn(&Server) -> String) {
         return;
     }
     let server = Server::start(&[]);
-    let said = run(Command::new(interpreter).arg(root().join("tests/interop/python").join(script)).arg(address(&server)));
+    let said = run(Command::new(interpreter)
+        .arg(root().join("tests/interop/python").join(script))
+        .arg(address(&server)));
     assert!(said.trim_end().ends_with("ok"), "{script} said: {said}");
 }
 
@@ -98,6 +101,7 @@ fn java_s_own_client_makes_its_round() {
     }
     let server = Server::start(&[]);
     let classpath = format!("{0}/build/classes:{0}/lib/*", java.display());
-    let said = run(Command::new("java").args(["-Xmx256m", "-cp", &classpath, "loggos.Round", &server.bootstrap()]));
+    let said =
+        run(Command::new("java").args(["-Xmx256m", "-cp", &classpath, "loggos.Round", &server.bootstrap()]));
     assert!(said.trim_end().ends_with("ok"), "Round said: {said}");
 }

@@ -22,7 +22,14 @@ fn refusals_are_one_sentence_that_names_the_option_and_exit_with_2() {
     let taken = taken.local_addr().expect("an address").to_string();
     let dir = TempDir::new().expect("a directory");
     let data = dir.path().join("d").display().to_string();
-    let free = ["--coordinator-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let free = [
+        "--coordinator-listen",
+        "127.0.0.1:0",
+        "--peer-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ];
     let serve = |more: &[&str]| refusal(&[&["serve", "--data-dir", &data], &free[..], more].concat());
     assert!(serve(&["--listen", &taken]).contains("--listen"), "a port in use");
     assert!(serve(&["--listen", "nonsense"]).contains("--listen"));
@@ -45,7 +52,8 @@ fn a_data_directory_serves_one_process_at_a_time() {
 #[test]
 fn the_configuration_that_is_printed_is_read_back() {
     let dir = TempDir::new().expect("a directory");
-    let first = loggos_ok(&["serve", "--dump-config", "--listen", "127.0.0.1:19092", "--set", "num.partitions=7"]);
+    let first =
+        loggos_ok(&["serve", "--dump-config", "--listen", "127.0.0.1:19092", "--set", "num.partitions=7"]);
     let file = dir.path().join("loggos.toml");
     std::fs::write(&file, &first).expect("a file");
     let file = file.display().to_string();

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer, DefaultProducerContext};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 use crate::process::{DEADLINE, Server, eventually, loggos_ok};
 
 fn end_of(bootstrap: &str, topic: &str) -> i64 {
-    let consumer: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", bootstrap).set("group.id", "x").create().expect("a consumer");
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "x")
+        .create()
+        .expect("a consumer");
     consumer.fetch_watermarks(topic, 0, DEADLINE).expect("watermarks").1
 }
 
@@ -28,7 +31,9 @@ fn producer(bootstrap: &str, acks: &str) -> ThreadedProducer<DefaultProducerCont
 fn send(producer: &ThreadedProducer<DefaultProducerContext>, topic: &str, count: usize) {
     for n in 0..count {
         let payload = n.to_string();
-        producer.send(BaseRecord::<(), _>::to(topic).partition(0).payload(&payload)).expect("a place in the queue");
+        producer
+            .send(BaseRecord::<(), _>::to(topic).partition(0).payload(&payload))
+            .expect("a place in the queue");
     }
 }
 
@@ -39,8 +44,15 @@ fn no_consumer_sees_record_999_until_the_1000th_arrives() {
     for acks in ["0", "all"] {
         let topic = format!("counted-{acks}");
         loggos_ok(&[
-            "topic", "create", &topic, "--config", "flush.messages=1000", "--config", "flush.ms=3600000",
-            "--bootstrap", &bootstrap,
+            "topic",
+            "create",
+            &topic,
+            "--config",
+            "flush.messages=1000",
+            "--config",
+            "flush.ms=3600000",
+            "--bootstrap",
+            &bootstrap,
         ]);
         let producer = producer(&bootstrap, acks);
         send(&producer, &topic, 999);
@@ -63,8 +75,15 @@ fn with_flush_ms_a_record_appears_after_that_time() {
     let server = Server::start(&[]);
     let bootstrap = server.bootstrap();
     loggos_ok(&[
-        "topic", "create", "timed", "--config", "flush.messages=1000000", "--config", "flush.ms=500",
-        "--bootstrap", &bootstrap,
+        "topic",
+        "create",
+        "timed",
+        "--config",
+        "flush.messages=1000000",
+        "--config",
+        "flush.ms=500",
+        "--bootstrap",
+        &bootstrap,
     ]);
     let producer = producer(&bootstrap, "all");
     send(&producer, "timed", 10);

@@ -13,8 +13,13 @@ fn nothing_acknowledged_is_lost_doubled_or_swapped_over_twenty_kills() {
     let mut server = Server::start(&[]);
     let bootstrap = server.bootstrap();
     loggos_ok(&["topic", "create", "storm", "--partitions", "4", "--bootstrap", &bootstrap]);
-    let plan =
-        Plan { bootstrap, topic: "storm".to_owned(), partitions: PARTITIONS, idempotent: true, record_bytes: 120 };
+    let plan = Plan {
+        bootstrap,
+        topic: "storm".to_owned(),
+        partitions: PARTITIONS,
+        idempotent: true,
+        record_bytes: 120,
+    };
     let storm = Storm::start(plan.clone());
     for _ in 0..KILLS {
         storm.wait_for(RECORDS_BETWEEN);

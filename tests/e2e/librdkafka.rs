@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -46,7 +48,12 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-async fn send(producer: &FutureProducer, topic: &str, payload: &str, timestamp: i64) -> Result<i64, KafkaError> {
+async fn send(
+    producer: &FutureProducer,
+    topic: &str,
+    payload: &str,
+    timestamp: i64,
+) -> Result<i64, KafkaError> {
     let headers = OwnedHeaders::new().insert(Header { key: "origin", value: Some("e2e") });
     let record =
         FutureRecord::to(topic).partition(0).key("k").payload(payload).timestamp(timestamp).headers(headers);
@@ -63,9 +70,13 @@ fn every_codec_and_acknowledgement_comes_back_byte_identical() {
             let topic = format!("codec-{codec}-{acks}");
             loggos_ok(&["topic", "create", &topic, "--partitions", "1", "--bootstrap", &bootstrap]);
             let producer = producer(&bootstrap, &[("compression.type", codec), ("acks", acks)]);
-            let payloads: Vec<String> = (0..200).map(|n| format!("{codec}/{acks} {n} {}", "x".repeat(n))).collect();
+            let payloads: Vec<String> =
+                (0..200).map(|n| format!("{codec}/{acks} {n} {}", "x".repeat(n))).collect();
             runtime.block_on(async {
-                let sends = payloads.iter().enumerate().map(|(n, payload)| send(&producer, &topic, payload, 1_000 + n as i64));
+                let sends = payloads
+                    .iter()
+                    .enumerate()
+                    .map(|(n, payload)| send(&producer, &topic, payload, 1_000 + n as i64));
                 for sent in futures::future::join_all(sends).await {
                     sent.expect("a delivery");
                 }
@@ -93,7 +104,10 @@ fn a_consumer_starts_at_an_offset_or_at_a_time_and_rewinds() {
     let producer = producer(&bootstrap, &[("acks", "all"), ("enable.idempotence", "true")]);
     runtime().block_on(async {
         let sends: Vec<String> = (0..100).map(|n| format!("record {n}")).collect();
-        let sends = sends.iter().enumerate().map(|(n, payload)| send(&producer, "times", payload, 10_000 + 10 * n as i64));
+        let sends = sends
+            .iter()
+            .enumerate()
+            .map(|(n, payload)| send(&producer, "times", payload, 10_000 + 10 * n as i64));
         for sent in futures::future::join_all(sends).await {
             sent.expect("a delivery");
         }
@@ -135,22 +149,32 @@ fn topics_are_administered_as_on_kafka() {
         let refused = admin.create_topics([&bad], &options).await.expect("an answer");
         assert_eq!(refused, vec![Err(("bad/name".to_owned(), RDKafkaErrorCode::InvalidTopic))]);
 
-        let more = admin.create_partitions([&NewPartitions::new("managed", 5)], &options).await.expect("an answer");
+        let more =
+            admin.create_partitions([&NewPartitions::new("managed", 5)], &options).await.expect("an answer");
         assert_eq!(more, vec![Ok("managed".to_owned())]);
 
         let resource = ResourceSpecifier::Topic("managed");
         let described = admin.describe_configs([&resource], &options).await.expect("an answer");
         let described = described.into_iter().next().expect("one").expect("configs");
-        assert_eq!(described.get("retention.ms").and_then(|entry| entry.value.clone()).as_deref(), Some("60000"));
+        assert_eq!(
+            described.get("retention.ms").and_then(|entry| entry.value.clone()).as_deref(),
+            Some("60000")
+        );
 
         let altered = admin
             .alter_configs([&AlterConfig::new(resource).set("retention.ms", "120000")], &options)
             .await
             .expect("an answer");
         assert!(altered[0].is_ok(), "{altered:?}");
-        let described = admin.describe_configs([&ResourceSpecifier::Topic("managed")], &options).await.expect("an answer");
+        let described = admin
+            .describe_configs([&ResourceSpecifier::Topic("managed")], &options)
+            .await
+            .expect("an answer");
         let described = described.into_iter().next().expect("one").expect("configs");
-        assert_eq!(described.get("retention.ms").and_then(|entry| entry.value.clone()).as_deref(), Some("120000"));
+        assert_eq!(
+            described.get("retention.ms").and_then(|entry| entry.value.clone()).as_deref(),
+            Some("120000")
+        );
     });
     let consumer = consumer(&bootstrap);
     let metadata = consumer.fetch_metadata(Some("managed"), DEADLINE).expect("metadata");
@@ -186,8 +210,17 @@ fn a_consumer_that_lags_behind_retention_resumes_at_the_log_start() {
     let server = Server::start(&["--set", "log.retention.check.interval.ms=50"]);
     let bootstrap = server.bootstrap();
     loggos_ok(&[
-        "topic", "create", "short", "--config", "segment.bytes=20000", "--config", "retention.bytes=40000",
-        "--config", "retention.ms=-1", "--bootstrap", &bootstrap,
+        "topic",
+        "create",
+        "short",
+        "--config",
+        "segment.bytes=20000",
+        "--config",
+        "retention.bytes=40000",
+        "--config",
+        "retention.ms=-1",
+        "--bootstrap",
+        &bootstrap,
     ]);
     let producer = producer(&bootstrap, &[("acks", "all"), ("batch.size", "4000")]);
     runtime().block_on(async {
@@ -211,7 +244,10 @@ fn a_consumer_that_lags_behind_retention_resumes_at_the_log_start() {
     assign(&lagging, "short", 0, Offset::Offset(3));
     let message = lagging.poll(DEADLINE).expect("in time").expect("a record");
     let (low, _) = check.fetch_watermarks("short", 0, DEADLINE).expect("watermarks");
-    assert!(message.offset() > 100 && message.offset() <= low.max(message.offset()), "at the log start, not at 3");
+    assert!(
+        message.offset() > 100 && message.offset() <= low.max(message.offset()),
+        "at the log start, not at 3"
+    );
     let strict = consumer(&bootstrap);
     assign(&strict, "short", 0, Offset::Offset(3));
     let refused = strict.poll(Duration::from_secs(30)).expect("in time");

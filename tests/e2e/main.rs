@@ -1,6 +1,8 @@
 //! The binary as a user runs it, with real clients on the other side of the wire. Everything listens on free
 //! loopback ports, lives in a temporary directory, and ends with its test.
 
+#![expect(clippy::print_stderr, reason = "what a test skips, and what a server said, is for whoever runs it")]
+
 mod bad_input;
 mod clients;
 mod command_line;

@@ -76,8 +76,13 @@ fn lost_after_a_cut(settings: &[&str]) -> Option<usize> {
     let mut server = Server::start_in(&image.path().join("data"), settings);
     let bootstrap = server.bootstrap();
     loggos_ok(&["topic", "create", "cut", "--partitions", "6", "--bootstrap", &bootstrap]);
-    let plan =
-        Plan { bootstrap, topic: "cut".to_owned(), partitions: PARTITIONS, idempotent: false, record_bytes: 400 };
+    let plan = Plan {
+        bootstrap,
+        topic: "cut".to_owned(),
+        partitions: PARTITIONS,
+        idempotent: false,
+        record_bytes: 400,
+    };
     let storm = Storm::start(plan);
     storm.wait_for(RECORDS);
     // The acknowledgements counted here came before the image is copied: a cut can excuse none of them.
@@ -92,7 +97,8 @@ fn lost_after_a_cut(settings: &[&str]) -> Option<usize> {
 fn missing(bootstrap: &str, acknowledged: &BTreeMap<i32, Vec<u64>>) -> usize {
     let mut missing = 0;
     for (&partition, numbers) in acknowledged {
-        let read: std::collections::BTreeSet<u64> = read_numbers(bootstrap, "cut", partition).into_iter().collect();
+        let read: std::collections::BTreeSet<u64> =
+            read_numbers(bootstrap, "cut", partition).into_iter().collect();
         missing += numbers.iter().filter(|number| !read.contains(number)).count();
     }
     missing

@@ -16,7 +16,8 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub fn binary() -> PathBuf {
-    std::env::var_os("LOGGOS_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_loggos")), PathBuf::from)
+    std::env::var_os("LOGGOS_BINARY")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_loggos")), PathBuf::from)
 }
 
 /// `loggos` with `arguments`, run to its end.
@@ -83,11 +84,6 @@ impl Server {
     /// Where it keeps everything.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
-    }
-
-    /// The process id.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("a running server").id()
     }
 
     /// SIGKILL: nothing is flushed, no goodbye.

@@ -132,7 +132,7 @@ fn produce(plan: &Plan, stop: &AtomicBool, acknowledged: Acknowledged) {
         if producer.send(record).is_ok() {
             number += 1;
         }
-        if number % PAUSE_EVERY == 0 {
+        if number.is_multiple_of(PAUSE_EVERY) {
             producer.poll(Duration::from_millis(1));
         }
     }
@@ -177,12 +177,17 @@ pub fn check(plan: &Plan, acknowledged: &BTreeMap<i32, Vec<u64>>) {
             let found = read[position..].iter().position(|candidate| candidate == number);
             let Some(found) = found else {
                 let anywhere = read.contains(number);
-                panic!("partition {partition}: acknowledged record {number} is lost or out of order (there: {anywhere})");
+                panic!(
+                    "partition {partition}: acknowledged record {number} is lost or out of order (there: {anywhere})"
+                );
             };
             position += found + 1;
         }
         if plan.idempotent {
-            assert!(read.windows(2).all(|pair| pair[0] < pair[1]), "partition {partition}: a duplicate or a swap");
+            assert!(
+                read.windows(2).all(|pair| pair[0] < pair[1]),
+                "partition {partition}: a duplicate or a swap"
+            );
         }
     }
 }

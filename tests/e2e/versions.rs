@@ -75,8 +75,16 @@ fn records(client: &mut Client, id: [u8; 16]) {
         |version| {
             let data = produce_request::PartitionProduceData::default().with_records(Some(batch()));
             let mut topic = produce_request::TopicProduceData::default().with_partition_data(vec![data]);
-            if version >= 13 { topic.topic_id = id } else { topic.name = name("swept") }
-            ProduceRequest::default().with_transactional_id(None).with_acks(-1).with_timeout_ms(9000).with_topic_data(vec![topic])
+            if version >= 13 {
+                topic.topic_id = id
+            } else {
+                topic.name = name("swept")
+            }
+            ProduceRequest::default()
+                .with_transactional_id(None)
+                .with_acks(-1)
+                .with_timeout_ms(9000)
+                .with_topic_data(vec![topic])
         },
         |version, answer| {
             let partition = &answer.responses[0].partition_responses[0];
@@ -88,7 +96,11 @@ fn records(client: &mut Client, id: [u8; 16]) {
         |version| {
             let partition = fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
             let mut topic = fetch_request::FetchTopic::default().with_partitions(vec![partition]);
-            if version >= 13 { topic.topic_id = id } else { topic.topic = name("swept") }
+            if version >= 13 {
+                topic.topic_id = id
+            } else {
+                topic.topic = name("swept")
+            }
             let mut request =
                 FetchRequest::default().with_max_wait_ms(10).with_min_bytes(1).with_topics(vec![topic]);
             if version >= 7 {
@@ -127,7 +139,11 @@ fn records(client: &mut Client, id: [u8; 16]) {
         },
         |version, answer| {
             let partition = &answer.topics[0].partitions[0];
-            assert_eq!((partition.error_code, partition.end_offset), (0, 11), "OffsetForLeaderEpoch {version}");
+            assert_eq!(
+                (partition.error_code, partition.end_offset),
+                (0, 11),
+                "OffsetForLeaderEpoch {version}"
+            );
         },
     );
     client.sweep::<DeleteRecordsRequest>(
@@ -248,7 +264,9 @@ fn cluster(client: &mut Client) {
     );
     client.sweep::<DescribeClusterRequest>(
         |_| DescribeClusterRequest::default(),
-        |version, answer| assert_eq!((answer.error_code, answer.brokers.len()), (0, 1), "DescribeCluster {version}"),
+        |version, answer| {
+            assert_eq!((answer.error_code, answer.brokers.len()), (0, 1), "DescribeCluster {version}")
+        },
     );
     client.sweep::<DescribeLogDirsRequest>(
         |_| DescribeLogDirsRequest::default().with_topics(None),
@@ -260,7 +278,11 @@ fn cluster(client: &mut Client) {
     client.sweep::<FindCoordinatorRequest>(
         |version| {
             let request = FindCoordinatorRequest::default();
-            if version >= 4 { request.with_coordinator_keys(vec![text("g")]) } else { request.with_key(text("g")) }
+            if version >= 4 {
+                request.with_coordinator_keys(vec![text("g")])
+            } else {
+                request.with_key(text("g"))
+            }
         },
         |version, answer| {
             let code = if version >= 4 { answer.coordinators[0].error_code } else { answer.error_code };
@@ -285,12 +307,18 @@ fn every_advertised_version_is_answered() {
     let socket = TcpStream::connect(server.addresses().kafka).expect("the broker answers");
     socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let mut client = Client { socket, correlation_id: 0, called: std::collections::BTreeSet::new() };
-    let advertised = client.call(3, &ApiVersionsRequest::default().with_client_software_name(text("t")).with_client_software_version(text("1")));
+    let advertised = client.call(
+        3,
+        &ApiVersionsRequest::default()
+            .with_client_software_name(text("t"))
+            .with_client_software_version(text("1")),
+    );
     let id = topic_id(&mut client, "swept");
     topics(&mut client);
     records(&mut client, id);
     configs(&mut client);
     cluster(&mut client);
-    let advertised: std::collections::BTreeSet<i16> = advertised.api_keys.iter().map(|key| key.api_key).collect();
+    let advertised: std::collections::BTreeSet<i16> =
+        advertised.api_keys.iter().map(|key| key.api_key).collect();
     assert_eq!(advertised, client.called, "what is advertised is what is called here");
 }

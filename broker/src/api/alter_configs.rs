@@ -26,7 +26,11 @@ pub(super) async fn handle(context: Arc<Context>, request: AlterConfigsRequest) 
     AlterConfigsResponse::default().with_responses(responses)
 }
 
-async fn alter(context: &Context, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), AdminError> {
+async fn alter(
+    context: &Context,
+    resource: &AlterConfigsResource,
+    validate_only: bool,
+) -> Result<(), AdminError> {
     let entity = entity(context, resource.resource_type, resource.resource_name.as_str())?;
     let given = resource.configs.iter().filter(|config| !FORGOTTEN.contains(&config.name.as_str()));
     let all: Configs = given

@@ -8,7 +8,10 @@ use loggos_protocol::kafka::messages::{CreatePartitionsRequest, CreatePartitions
 
 use super::{Context, names, patience, told};
 
-pub(super) async fn handle(context: Arc<Context>, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
+pub(super) async fn handle(
+    context: Arc<Context>,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
     let mut results = Vec::with_capacity(request.topics.len());
     let mut grown = Vec::new();
     for topic in &request.topics {

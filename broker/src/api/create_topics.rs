@@ -17,7 +17,11 @@ use crate::controller::{AdminError, Placement, Wish};
 /// The first version that tells the new topic's configs.
 const CONFIGS: i16 = 5;
 
-pub(super) async fn handle(context: Arc<Context>, version: i16, request: CreateTopicsRequest) -> CreateTopicsResponse {
+pub(super) async fn handle(
+    context: Arc<Context>,
+    version: i16,
+    request: CreateTopicsRequest,
+) -> CreateTopicsResponse {
     let mut results = Vec::with_capacity(request.topics.len());
     let mut made = Vec::new();
     for topic in &request.topics {
@@ -43,11 +47,16 @@ pub(super) async fn handle(context: Arc<Context>, version: i16, request: CreateT
     CreateTopicsResponse::default().with_topics(results)
 }
 
-async fn create(context: &Context, topic: &CreatableTopic, validate_only: bool) -> Result<NewTopic, AdminError> {
+async fn create(
+    context: &Context,
+    topic: &CreatableTopic,
+    validate_only: bool,
+) -> Result<NewTopic, AdminError> {
     let placement = if topic.assignments.is_empty() {
         Placement::Automatic { partitions: topic.num_partitions, factor: topic.replication_factor }
     } else if topic.num_partitions != -1 || topic.replication_factor != -1 {
-        let message = "Both an assignment and a number of partitions or replicas were given; give one or the other.";
+        let message =
+            "Both an assignment and a number of partitions or replicas were given; give one or the other.";
         return Err(AdminError::new(ErrorCode::INVALID_REQUEST, message));
     } else {
         let explicit: BTreeMap<PartitionId, Vec<BrokerId>> = topic
@@ -60,9 +69,10 @@ async fn create(context: &Context, topic: &CreatableTopic, validate_only: bool) 
             .collect();
         Placement::Explicit(explicit)
     };
-    let configs = topic.configs.iter().filter_map(|config| {
-        config.value.as_ref().map(|value| (config.name.to_string(), value.to_string()))
-    });
+    let configs = topic
+        .configs
+        .iter()
+        .filter_map(|config| config.value.as_ref().map(|value| (config.name.to_string(), value.to_string())));
     let wish = Wish { name: names::topic(&topic.name), placement, configs: configs.collect() };
     let checked = context.admin.check_topic(&wish, context.defaults())?;
     if !validate_only {

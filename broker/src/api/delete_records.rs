@@ -31,7 +31,9 @@ pub(super) async fn handle(context: Arc<Context>, request: DeleteRecordsRequest)
                     .with_low_watermark(low)
                     .with_error_code(code.raw())
             });
-            DeleteRecordsTopicResult::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+            DeleteRecordsTopicResult::default()
+                .with_name(topic.name.clone())
+                .with_partitions(partitions.collect())
         });
         DeleteRecordsResponse::default().with_topics(topics.collect())
     };

@@ -24,9 +24,9 @@ pub(super) fn handle(context: &Context, request: DescribeConfigsRequest) -> Desc
             .with_resource_name(resource.resource_name.clone());
         match describe(context, resource, &request) {
             Ok(configs) => answer.with_configs(configs),
-            Err(error) => answer
-                .with_error_code(error.code.raw())
-                .with_error_message(Some(names::text(&error.message))),
+            Err(error) => {
+                answer.with_error_code(error.code.raw()).with_error_message(Some(names::text(&error.message)))
+            }
         }
     });
     DescribeConfigsResponse::default().with_results(results.collect())
@@ -62,8 +62,11 @@ fn describe(
         }
         BROKER if name.is_empty() => {
             let all = BROKER_KEYS.iter().filter(|key| wanted(key)).filter_map(|key| {
-                let said: Vec<Candidate> =
-                    brokers.broker(key).into_iter().filter(|said| said.source == Source::AllBrokers).collect();
+                let said: Vec<Candidate> = brokers
+                    .broker(key)
+                    .into_iter()
+                    .filter(|said| said.source == Source::AllBrokers)
+                    .collect();
                 (!said.is_empty()).then(|| result(key, &said, request))
             });
             Ok(all.collect())

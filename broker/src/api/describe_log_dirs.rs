@@ -14,9 +14,9 @@ use super::{Context, names};
 pub(super) fn handle(context: &Context, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
     let wanted = |name: &TopicName, partition: PartitionId| match &request.topics {
         None => true,
-        Some(topics) => topics.iter().any(|topic| {
-            names::topic(&topic.topic) == *name && topic.partitions.contains(&partition.raw())
-        }),
+        Some(topics) => topics
+            .iter()
+            .any(|topic| names::topic(&topic.topic) == *name && topic.partitions.contains(&partition.raw())),
     };
     let mut topics: BTreeMap<TopicName, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for partition in context.table.all() {

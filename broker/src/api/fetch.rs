@@ -30,7 +30,9 @@ type Found = FetchedPartition<LogSlice>;
 pub(super) fn begin(context: Arc<Context>, sessions: Arc<Sessions>, request: Request) -> Answer {
     let arrived = Instant::now();
     match request.decode::<FetchRequest>() {
-        Ok(body) => Answer::later(async move { handle(&context, &sessions, &request.header, body, arrived).await }),
+        Ok(body) => {
+            Answer::later(async move { handle(&context, &sessions, &request.header, body, arrived).await })
+        }
         Err(error) => Answer::Now(Outcome::Close(error.to_string())),
     }
 }
@@ -177,7 +179,12 @@ async fn collect(session: &mut Session, limits: &Limits, deadline: Instant) -> B
 }
 
 /// Reads the members that are due; whether an error is among them, which is told at once.
-fn look(session: &mut Session, limits: &Limits, found: &mut BTreeMap<MemberKey, Found>, bytes: &mut usize) -> bool {
+fn look(
+    session: &mut Session,
+    limits: &Limits,
+    found: &mut BTreeMap<MemberKey, Found>,
+    bytes: &mut usize,
+) -> bool {
     session.take_moved();
     let mut must_answer = false;
     for key in std::mem::take(&mut session.due) {

@@ -14,7 +14,11 @@ const MANY: i16 = 4;
 /// The key is a group's id.
 const GROUP: i8 = 0;
 
-pub(super) fn handle(context: &Context, version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
+pub(super) fn handle(
+    context: &Context,
+    version: i16,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
     let view = context.metadata.view();
     if version >= MANY {
         let found = request.coordinator_keys.iter().map(|key| find(&view, key.as_str(), request.key_type));
@@ -30,7 +34,10 @@ pub(super) fn handle(context: &Context, version: i16, request: FindCoordinatorRe
 }
 
 fn find(view: &View, key: &str, key_type: i8) -> Coordinator {
-    let answer = Coordinator::default().with_key(names::text(key)).with_node_id(names::broker(BrokerId::NONE)).with_port(-1);
+    let answer = Coordinator::default()
+        .with_key(names::text(key))
+        .with_node_id(names::broker(BrokerId::NONE))
+        .with_port(-1);
     if key_type != GROUP {
         let message = "transactions and share groups are not served";
         return answer

@@ -31,7 +31,11 @@ pub(super) async fn handle(
     IncrementalAlterConfigsResponse::default().with_responses(responses)
 }
 
-async fn alter(context: &Context, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), AdminError> {
+async fn alter(
+    context: &Context,
+    resource: &AlterConfigsResource,
+    validate_only: bool,
+) -> Result<(), AdminError> {
     let entity = entity(context, resource.resource_type, resource.resource_name.as_str())?;
     let change = |mut configs: Configs| {
         for config in &resource.configs {
@@ -55,7 +59,8 @@ pub(super) fn entity(context: &Context, resource_type: i8, name: &str) -> Result
         BROKER if name.is_empty() => Ok(Entity::Broker(None)),
         BROKER => {
             let id = name.parse().map(BrokerId::new).ok().filter(|id| view.brokers.contains_key(id));
-            let unknown = || AdminError::new(ErrorCode::INVALID_REQUEST, format!("There is no broker {name}."));
+            let unknown =
+                || AdminError::new(ErrorCode::INVALID_REQUEST, format!("There is no broker {name}."));
             id.map(|id| Entity::Broker(Some(id))).ok_or_else(unknown)
         }
         other => {
@@ -72,7 +77,8 @@ pub(super) fn check(entity: &Entity, configs: &Configs) -> Result<(), AdminError
             Entity::Topic(_) => check_topic_config(name, value)?,
             Entity::Broker(_) => {
                 let invalid = |message: String| AdminError::new(ErrorCode::INVALID_CONFIG, message);
-                let key = config::broker_key(name).ok_or_else(|| invalid(format!("Unknown broker config: {name}")))?;
+                let key = config::broker_key(name)
+                    .ok_or_else(|| invalid(format!("Unknown broker config: {name}")))?;
                 config::check(key, value).map_err(invalid)?;
             }
         }

@@ -27,7 +27,11 @@ const EARLIEST_LOCAL: i64 = -4;
 /// The last offset that was moved to another tier (KIP-1005): there is none.
 const LATEST_TIERED: i64 = -5;
 
-pub(super) async fn handle(context: Arc<Context>, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub(super) async fn handle(
+    context: Arc<Context>,
+    version: i16,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
     // A time is looked up in files: not on a thread of the network.
     let work = move || {
         let topics = request.topics.iter().map(|topic| {
@@ -37,7 +41,9 @@ pub(super) async fn handle(context: Arc<Context>, version: i16, request: ListOff
                 let answer = answer(partition.as_deref(), asked);
                 if version >= LEADER_EPOCHS { answer } else { answer.with_leader_epoch(-1) }
             });
-            ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+            ListOffsetsTopicResponse::default()
+                .with_name(topic.name.clone())
+                .with_partitions(partitions.collect())
         });
         ListOffsetsResponse::default().with_topics(topics.collect())
     };

@@ -176,12 +176,16 @@ pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request)
         ApiKey::ApiVersions => at_once(&request, api_versions::handle),
         ApiKey::Metadata => in_time(request, move |body| metadata::handle(context, body)),
         ApiKey::ListOffsets => in_time(request, move |body| list_offsets::handle(context, version, body)),
-        ApiKey::FindCoordinator => at_once(&request, |body| find_coordinator::handle(&context, version, body)),
+        ApiKey::FindCoordinator => {
+            at_once(&request, |body| find_coordinator::handle(&context, version, body))
+        }
         ApiKey::CreateTopics => in_time(request, move |body| create_topics::handle(context, version, body)),
         ApiKey::DeleteTopics => in_time(request, move |body| delete_topics::handle(context, body)),
         ApiKey::DeleteRecords => in_time(request, move |body| delete_records::handle(context, body)),
         ApiKey::InitProducerId => in_time(request, move |body| init_producer_id::handle(context, body)),
-        ApiKey::OffsetForLeaderEpoch => at_once(&request, |body| offset_for_leader_epoch::handle(&context, body)),
+        ApiKey::OffsetForLeaderEpoch => {
+            at_once(&request, |body| offset_for_leader_epoch::handle(&context, body))
+        }
         ApiKey::DescribeConfigs => at_once(&request, |body| describe_configs::handle(&context, body)),
         ApiKey::AlterConfigs => in_time(request, move |body| alter_configs::handle(context, body)),
         ApiKey::IncrementalAlterConfigs => {

@@ -11,20 +11,26 @@ use loggos_protocol::kafka::messages::{OffsetForLeaderEpochRequest, OffsetForLea
 use super::{Context, names};
 use crate::partition::Partition;
 
-pub(super) fn handle(context: &Context, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+pub(super) fn handle(
+    context: &Context,
+    request: OffsetForLeaderEpochRequest,
+) -> OffsetForLeaderEpochResponse {
     let topics = request.topics.iter().map(|topic| {
         let name = names::topic(&topic.topic);
         let partitions = topic.partitions.iter().map(|asked| {
             let partition = context.table.get(&name, PartitionId::new(asked.partition));
             answer(partition.as_deref(), asked)
         });
-        OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone()).with_partitions(partitions.collect())
+        OffsetForLeaderTopicResult::default()
+            .with_topic(topic.topic.clone())
+            .with_partitions(partitions.collect())
     });
     OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
 }
 
 fn answer(partition: Option<&Partition>, asked: &OffsetForLeaderPartition) -> EpochEndOffset {
-    let answer = EpochEndOffset::default().with_partition(asked.partition).with_leader_epoch(-1).with_end_offset(-1);
+    let answer =
+        EpochEndOffset::default().with_partition(asked.partition).with_leader_epoch(-1).with_end_offset(-1);
     let Some(partition) = partition else {
         return answer.with_error_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.raw());
     };

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use loggos_protocol::batch::{self, BatchError, InvalidBatch, Limits};
 use loggos_protocol::ids::{BrokerId, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 use loggos_protocol::kafka::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -62,13 +61,15 @@ pub(super) fn begin(context: &Arc<Context>, request: &Request) -> Answer {
     }
     if acks == Acks::None && refusal.is_none() {
         // Nobody listens: an error can only be told by closing (as Kafka does).
-        let failed = topics.iter().flat_map(|(_, partitions)| partitions).find_map(|done| done.result.as_ref().err());
+        let failed =
+            topics.iter().flat_map(|(_, partitions)| partitions).find_map(|done| done.result.as_ref().err());
         return Answer::Now(match failed {
             Some(code) => Outcome::Close(format!("an append with acks=0 failed: {code:?}")),
             None => Outcome::Silence,
         });
     }
-    let deadline = Instant::now() + Duration::from_millis(u64::try_from(body.timeout_ms).unwrap_or(0)).min(PATIENCE);
+    let deadline =
+        Instant::now() + Duration::from_millis(u64::try_from(body.timeout_ms).unwrap_or(0)).min(PATIENCE);
     Answer::later(async move {
         let mut responses = Vec::with_capacity(topics.len());
         for (topic, partitions) in topics {
@@ -112,7 +113,7 @@ fn append(
     if !config.append_time {
         limits = limits.with_timestamps(Timestamp::new(oldest), Timestamp::new(newest));
     }
-    let bytes = data.records.clone().unwrap_or_else(Bytes::new);
+    let bytes = data.records.clone().unwrap_or_default();
     let batch = match batch::validate(bytes, &limits).map(|mut batches| batches.pop()) {
         Ok(Some(batch)) => batch,
         Ok(None) => return failed(ErrorCode::INVALID_RECORD, None),
@@ -142,7 +143,8 @@ fn unknown(context: &Context, topic: &TopicProduceData, id: PartitionId, by_id: 
 
 fn leader_of(context: &Context, partition: &Partition) -> (BrokerId, LeaderEpoch) {
     let view = context.metadata.view();
-    let known = view.topic_by_id(partition.topic_id()).and_then(|topic| topic.partitions.get(&partition.id()));
+    let known =
+        view.topic_by_id(partition.topic_id()).and_then(|topic| topic.partitions.get(&partition.id()));
     known.map_or((BrokerId::NONE, LeaderEpoch::NONE), |known| (known.leader, known.leader_epoch))
 }
 
@@ -186,7 +188,9 @@ async fn settle(appended: Appended, deadline: Instant, version: i16) -> Partitio
 /// Kafka's code for what is wrong with a batch.
 fn code_of(error: &BatchError) -> ErrorCode {
     match error {
-        BatchError::Crc { .. } | BatchError::Cut { .. } | BatchError::Length { .. } => ErrorCode::CORRUPT_MESSAGE,
+        BatchError::Crc { .. } | BatchError::Cut { .. } | BatchError::Length { .. } => {
+            ErrorCode::CORRUPT_MESSAGE
+        }
         BatchError::Magic { .. } => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
         BatchError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
         BatchError::Codec { .. } => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,

@@ -78,7 +78,9 @@ impl BrokerConfigs {
             match known {
                 Some(key) => check(&Key { name: key.name, ..*key }, value)
                     .map_err(|problem| format!("--set {name}={value}: {problem}"))?,
-                None => return Err(format!("--set {name}={value}: Loggos has no broker config of that name")),
+                None => {
+                    return Err(format!("--set {name}={value}: Loggos has no broker config of that name"));
+                }
             }
         }
         Ok(Self { start, ..Self::default() })
@@ -107,7 +109,8 @@ impl BrokerConfigs {
     }
 
     fn under(&self, name: &'static str, factor: i64) -> Vec<Candidate> {
-        let places = [(Source::Broker, &self.own), (Source::AllBrokers, &self.all), (Source::Start, &self.start)];
+        let places =
+            [(Source::Broker, &self.own), (Source::AllBrokers, &self.all), (Source::Start, &self.start)];
         let found = places.into_iter().filter_map(|(source, configs)| {
             configs.get(name).map(|value| Candidate { source, name, value: value.clone(), factor })
         });
@@ -181,14 +184,20 @@ impl TopicConfig {
     pub fn new(own: &Configs, broker: &BrokerConfigs) -> Self {
         let first = |name: &str| {
             let key = topic_key(name).expect("the names below are in the table");
-            broker.topic(own, key).into_iter().next().map(|found| (found.source, found.converted())).expect("a default")
+            broker
+                .topic(own, key)
+                .into_iter()
+                .next()
+                .map(|found| (found.source, found.converted()))
+                .expect("a default")
         };
         let text = |name: &str| first(name).1;
         let number = |name: &str| text(name).parse::<i64>().unwrap_or_default();
         let positive = |name: &str| number(name).max(0).unsigned_abs();
         let optional = |name: &str| Some(number(name)).filter(|number| *number >= 0);
         // Who asks for a time alone means that time, and not "at once".
-        let by_time_alone = first("flush.ms").0 != Source::Default && first("flush.messages").0 == Source::Default;
+        let by_time_alone =
+            first("flush.ms").0 != Source::Default && first("flush.messages").0 == Source::Default;
         let log = LogConfig {
             segment_bytes: positive("segment.bytes"),
             segment_ms: number("segment.ms"),

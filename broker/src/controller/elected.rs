@@ -74,7 +74,7 @@ impl Controller {
             }
             match self.look_after(&view, fence).await {
                 Ok(()) => {}
-                Err(error) if matches!(error, RegistryError::Refused { part: 0, .. }) => {
+                Err(RegistryError::Refused { part: 0, .. }) => {
                     tracing::info!(broker = %self.me, "a newer controller has been elected");
                     return;
                 }

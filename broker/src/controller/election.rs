@@ -27,7 +27,8 @@ pub fn elect(
     has_restarted: bool,
     unclean: bool,
 ) -> Option<Elected> {
-    let alive_in_sync: Vec<BrokerId> = partition.isr.iter().copied().filter(|broker| is_alive(*broker)).collect();
+    let alive_in_sync: Vec<BrokerId> =
+        partition.isr.iter().copied().filter(|broker| is_alive(*broker)).collect();
     let keeps = partition.leader != BrokerId::NONE && is_alive(partition.leader) && !has_restarted;
     if keeps {
         return None;
@@ -64,7 +65,12 @@ mod tests {
         }
     }
 
-    fn elected(partition: &PartitionView, alive: &[i32], restarted: bool, unclean: bool) -> Option<(i32, i32, Vec<i32>)> {
+    fn elected(
+        partition: &PartitionView,
+        alive: &[i32],
+        restarted: bool,
+        unclean: bool,
+    ) -> Option<(i32, i32, Vec<i32>)> {
         let is_alive = |broker: BrokerId| alive.contains(&broker.raw());
         let elected = elect(partition, is_alive, restarted, unclean)?;
         let isr = elected.isr.iter().map(|broker| broker.raw()).collect();

@@ -120,11 +120,15 @@ impl Admin {
         let view = self.metadata.view();
         let name = wish.name.as_str();
         if !TopicName::is_valid(name) {
-            let message = format!("'{name}' can't be a topic's name: 1 to 249 letters, digits, '.', '_' and '-'");
+            let message =
+                format!("'{name}' can't be a topic's name: 1 to 249 letters, digits, '.', '_' and '-'");
             return Err(AdminError::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message));
         }
         if view.topics.contains_key(&wish.name) || view.deletions.contains(&wish.name) {
-            return Err(AdminError::new(ErrorCode::TOPIC_ALREADY_EXISTS, format!("Topic '{name}' already exists.")));
+            return Err(AdminError::new(
+                ErrorCode::TOPIC_ALREADY_EXISTS,
+                format!("Topic '{name}' already exists."),
+            ));
         }
         let alike = |other: &&TopicName| other.as_str().replace('.', "_") == name.replace('.', "_");
         if let Some(other) = view.topics.keys().find(alike) {
@@ -184,12 +188,14 @@ impl Admin {
         let topic = view.topics.get(name).ok_or_else(unknown)?;
         let had = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         if total <= had || total > PARTITIONS_MAX {
-            let message = format!("The topic currently has {had} partition(s); {total} would not be an increase.");
+            let message =
+                format!("The topic currently has {had} partition(s); {total} would not be an increase.");
             return Err(AdminError::new(ErrorCode::INVALID_PARTITIONS, message));
         }
         let factor = topic.partitions.values().next().map_or(1, |partition| partition.replicas.len());
         let added = match assigned {
-            None => placement::place(&racks(&view), had, total - had, factor).ok_or_else(|| too_few(&view, factor))?,
+            None => placement::place(&racks(&view), had, total - had, factor)
+                .ok_or_else(|| too_few(&view, factor))?,
             Some(lists) if i32::try_from(lists.len()).ok() == Some(total - had) => {
                 let numbered = (had..total).map(PartitionId::new).zip(lists).collect();
                 check_replicas(&view, &numbered)?;
@@ -205,9 +211,9 @@ impl Admin {
         }
         let fence = self.registry.current_fence().await?;
         match self.registry.add_partitions(name, &added, &fence).await {
-            Err(error) if matches!(error.root(), RegistryError::Conflict | RegistryError::Exists) => {
-                Err(AdminError::new(ErrorCode::INVALID_PARTITIONS, "Somebody else has just changed this topic."))
-            }
+            Err(error) if matches!(error.root(), RegistryError::Conflict | RegistryError::Exists) => Err(
+                AdminError::new(ErrorCode::INVALID_PARTITIONS, "Somebody else has just changed this topic."),
+            ),
             other => other.map_err(AdminError::from),
         }
     }
@@ -292,7 +298,8 @@ fn racks(view: &View) -> BTreeMap<BrokerId, Option<String>> {
 }
 
 fn too_few(view: &View, factor: usize) -> AdminError {
-    let message = format!("Replication factor: {factor} larger than available brokers: {}.", view.brokers.len());
+    let message =
+        format!("Replication factor: {factor} larger than available brokers: {}.", view.brokers.len());
     AdminError::new(ErrorCode::INVALID_REPLICATION_FACTOR, message)
 }
 
@@ -305,12 +312,16 @@ fn settle(
         Placement::Automatic { partitions, factor } => {
             let partitions = if *partitions == -1 { defaults.partitions } else { *partitions };
             if !(1..=PARTITIONS_MAX).contains(&partitions) {
-                let message = format!("Number of partitions must be 1 to {PARTITIONS_MAX}, not {partitions}.");
+                let message =
+                    format!("Number of partitions must be 1 to {PARTITIONS_MAX}, not {partitions}.");
                 return Err(AdminError::new(ErrorCode::INVALID_PARTITIONS, message));
             }
             let factor = if *factor == -1 { defaults.factor } else { *factor };
             let factor = usize::try_from(factor).ok().filter(|factor| *factor > 0).ok_or_else(|| {
-                AdminError::new(ErrorCode::INVALID_REPLICATION_FACTOR, "Replication factor must be larger than 0.")
+                AdminError::new(
+                    ErrorCode::INVALID_REPLICATION_FACTOR,
+                    "Replication factor must be larger than 0.",
+                )
             })?;
             placement::place(&racks(view), 0, partitions, factor).ok_or_else(|| too_few(view, factor))
         }
@@ -329,7 +340,9 @@ fn check_replicas(view: &View, replicas: &BTreeMap<PartitionId, Vec<BrokerId>>) 
             return Err(invalid(format!("Partition {partition} has no replicas, or one twice.")));
         }
         if let Some(unknown) = brokers.iter().find(|broker| !view.brokers.contains_key(broker)) {
-            return Err(invalid(format!("Partition {partition} names broker {unknown}, which is not there.")));
+            return Err(invalid(format!(
+                "Partition {partition} names broker {unknown}, which is not there."
+            )));
         }
         let follows = partition.raw() - replicas.keys().next().map_or(0, |first| first.raw());
         if usize::try_from(follows).ok() != Some(at) {

@@ -290,12 +290,10 @@ impl Inner {
     ) -> Result<Vec<Arc<Log>>, LogError> {
         let _structure = self.structure.lock();
         let now = (self.clock)().raw().unsigned_abs();
-        let mut incarnation =
-            self.logs.read().keys().map(|replica| replica.incarnation).max().unwrap_or(0).max(now);
+        let newest = self.logs.read().keys().map(|replica| replica.incarnation).max().unwrap_or(0).max(now);
         let mut made = Vec::with_capacity(wanted.len());
         let mut entries = Vec::with_capacity(wanted.len());
-        for (topic_id, topic, partition) in wanted {
-            incarnation += 1;
+        for (incarnation, (topic_id, topic, partition)) in (newest + 1..).zip(wanted) {
             let id = LogId { topic_id: *topic_id, topic: topic.clone(), partition: *partition, incarnation };
             entries.push(entry::change(&id, &Change::Create(topic.as_str().to_owned())));
             made.push(id);
@@ -416,9 +414,7 @@ impl Inner {
             let journal = self.commit.journal();
             let used = journal.durable_end().position().saturating_sub(journal.released().position());
             let needed = used > self.options.journal_bytes / 2 || journal.is_starving();
-            if (since >= self.options.checkpoint_interval || needed)
-                && self.commit.failure().is_none()
-            {
+            if (since >= self.options.checkpoint_interval || needed) && self.commit.failure().is_none() {
                 since = std::time::Duration::ZERO;
                 if let Err(error) = self.checkpoint() {
                     tracing::error!(%error, "a checkpoint failed");

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! entry (16 bytes)   offset minus base u32 | position u32 | greatest time of what lies before i64
-//! seal  (16 bytes)   magic u32 | entries u32 | crc32 of the entries u32 | 0 u32
+//! seal  (16 bytes)   magic u32 | entries u32 | crc32 of the entries u32 | length of the segment u32
 //! ```
 //! An active segment's file grows with each checkpoint by plain writes; a sealed one is mapped, read-only. Called by
 //! `segment`.
@@ -80,7 +80,7 @@ impl Index {
         let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
         file.read_exact_at(&mut bytes, 0).ok()?;
         if sealed {
-            let entries = sealed_entries(&bytes)?;
+            let entries = sealed_entries(&bytes, len)?;
             rises(entries, len).then_some(())?;
             let stored = entries.len() / ENTRY;
             return Some(Self { path: path.to_owned(), stored, file: None, sealed, tail: Vec::new() });
@@ -111,16 +111,18 @@ impl Index {
     }
 
     /// The last entry for which `before` holds; it holds for a first part of all entries.
+    /// `len` is the segment's length, which a seal must fit.
     pub(super) fn last_where(
         &self,
         disk: &dyn Disk,
+        len: u64,
         before: impl Fn(&IndexEntry) -> bool,
     ) -> io::Result<Option<IndexEntry>> {
         let in_tail = self.tail.partition_point(&before);
         if in_tail > 0 {
             return Ok(self.tail.get(in_tail - 1).copied());
         }
-        let mapped = if self.sealed { Some(self.map(disk)?) } else { None };
+        let mapped = if self.sealed { Some(self.map(disk, len)?) } else { None };
         let entry = |at: usize| match &mapped {
             Some(entries) => Ok(IndexEntry::decode(&entries.bytes()[at * ENTRY..])),
             None => self.stored_entry(at),
@@ -133,8 +135,8 @@ impl Index {
         if low == 0 { Ok(None) } else { entry(low - 1).map(Some) }
     }
 
-    fn map(&self, disk: &dyn Disk) -> io::Result<Arc<Entries>> {
-        let entries = index_map::open(disk, &self.path)?;
+    fn map(&self, disk: &dyn Disk, len: u64) -> io::Result<Arc<Entries>> {
+        let entries = index_map::open(disk, &self.path, len)?;
         if entries.bytes().len() < self.stored * ENTRY {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an index file is shorter than it was"));
         }
@@ -169,7 +171,7 @@ impl Index {
     }
 
     /// Stores everything and puts the seal behind it: the segment won't grow any more.
-    pub(super) fn seal(&mut self, disk: &dyn Disk) -> io::Result<()> {
+    pub(super) fn seal(&mut self, disk: &dyn Disk, len: u64) -> io::Result<()> {
         if self.sealed {
             return Ok(());
         }
@@ -186,7 +188,8 @@ impl Index {
             SEAL_MAGIC.to_be_bytes(),
             u32::try_from(self.stored).unwrap_or(u32::MAX).to_be_bytes(),
             crc32fast::hash(&bytes).to_be_bytes(),
-            [0; 4],
+            // A seal of what was here before a cut doesn't fit what is here now.
+            (len as u32).to_be_bytes(),
         ]
         .concat();
         file.write_all_at(&[IoSlice::new(&seal)], bytes.len() as u64)?;
@@ -205,11 +208,11 @@ impl Index {
     }
 }
 
-/// The entries in front of a seal that fits them.
-pub(super) fn sealed_entries(bytes: &[u8]) -> Option<&[u8]> {
+/// The entries in front of a seal that fits them, and a segment of `len` bytes.
+pub(super) fn sealed_entries(bytes: &[u8], len: u64) -> Option<&[u8]> {
     let (entries, seal) = bytes.split_at_checked(bytes.len().checked_sub(ENTRY)?)?;
     let word = |at: usize| u32::from_be_bytes([seal[at], seal[at + 1], seal[at + 2], seal[at + 3]]);
-    let whole = word(0) == SEAL_MAGIC && word(4) as usize * ENTRY == entries.len();
+    let whole = word(0) == SEAL_MAGIC && word(4) as usize * ENTRY == entries.len() && word(12) == len as u32;
     (whole && word(8) == crc32fast::hash(entries)).then_some(entries)
 }
 

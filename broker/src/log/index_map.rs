@@ -47,11 +47,11 @@ type Kept = VecDeque<(PathBuf, Arc<Entries>)>;
 
 static KEPT: Mutex<Kept> = Mutex::new(VecDeque::new());
 
-/// The entries of the sealed index at `path`, mapped at the first use and checked then.
+/// The entries of the sealed index at `path` of a segment of `segment_len` bytes, mapped at the first use and checked then.
 ///
 /// # Errors
 /// `InvalidData` when the seal doesn't fit: the index is to be made again from its segment.
-pub(super) fn open(disk: &dyn Disk, path: &Path) -> io::Result<Arc<Entries>> {
+pub(super) fn open(disk: &dyn Disk, path: &Path, segment_len: u64) -> io::Result<Arc<Entries>> {
     let real = disk.real_path(path);
     if real.is_some()
         && let Some((_, entries)) = KEPT.lock().iter().find(|(known, _)| known == path)
@@ -67,7 +67,7 @@ pub(super) fn open(disk: &dyn Disk, path: &Path) -> io::Result<Arc<Entries>> {
         Source::Read(bytes) => bytes,
     };
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, "an index file is damaged");
-    let len = sealed_entries(whole).ok_or_else(wrong)?.len();
+    let len = sealed_entries(whole, segment_len).ok_or_else(wrong)?.len();
     let entries = Arc::new(Entries { source, len });
     if real.is_some() {
         let mut kept = KEPT.lock();

@@ -252,7 +252,7 @@ impl Segment {
             // Gives back what was reserved beyond the end.
             file.set_len(self.len())?;
         }
-        self.index.lock().index.seal(self.disk.as_ref())
+        self.index.lock().index.seal(self.disk.as_ref(), self.len())
     }
 
     /// Writes the index entries that only memory has.
@@ -344,14 +344,20 @@ impl Segment {
         // The entries are a hint: the last one must point at the batch that it names.
         let mut fits = false;
         let mut behind = Vec::new();
-        self.walk(u64::from(last.position), self.len(), &mut |placed| {
+        let walked = self.walk(u64::from(last.position), self.len(), &mut |placed| {
             if placed.position == u64::from(last.position) {
                 fits = placed.header.base_offset.raw() - self.base.raw() == i64::from(last.relative);
             } else {
                 behind.push(placed);
             }
             true
-        })?;
+        });
+        match walked {
+            Ok(_) => {}
+            // An index of what was here before a cut points into the middle of a batch.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => fits = false,
+            Err(error) => return Err(error),
+        }
         if !fits {
             return self.rebuild_index(every);
         }
@@ -400,7 +406,7 @@ impl Segment {
 
     /// From where to walk. A damaged index is made anew.
     fn hint(&self, every: u64, before: impl Fn(&IndexEntry) -> bool) -> io::Result<u64> {
-        let found = self.index.lock().index.last_where(self.disk.as_ref(), &before);
+        let found = self.index.lock().index.last_where(self.disk.as_ref(), self.len(), &before);
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -408,9 +414,9 @@ impl Segment {
                 let was_sealed = self.index.lock().index.is_sealed();
                 self.rebuild_index(every)?;
                 if was_sealed {
-                    self.index.lock().index.seal(self.disk.as_ref())?;
+                    self.index.lock().index.seal(self.disk.as_ref(), self.len())?;
                 }
-                self.index.lock().index.last_where(self.disk.as_ref(), &before)?
+                self.index.lock().index.last_where(self.disk.as_ref(), self.len(), &before)?
             }
         };
         Ok(found.map_or(0, |entry| u64::from(entry.position)))

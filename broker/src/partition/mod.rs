@@ -352,7 +352,9 @@ impl Partition {
                 tracing::info!(topic = %self.topic, partition = %self.id, bytes, "old segments deleted");
                 self.progress.waiters.moved();
             }
-            Err(error) => tracing::error!(topic = %self.topic, partition = %self.id, %error, "retention failed"),
+            Err(error) => {
+                tracing::error!(topic = %self.topic, partition = %self.id, %error, "retention failed")
+            }
         }
     }
 

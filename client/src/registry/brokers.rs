@@ -49,7 +49,11 @@ impl Registry {
     ///
     /// # Errors
     /// `BrokerIdTaken` when the other registration lives on; those of the session.
-    pub async fn register_broker(&self, id: BrokerId, record: &BrokerRecord) -> Result<BrokerEpoch, RegistryError> {
+    pub async fn register_broker(
+        &self,
+        id: BrokerId,
+        record: &BrokerRecord,
+    ) -> Result<BrokerEpoch, RegistryError> {
         let path = path::broker(id);
         let mut waited = false;
         loop {

@@ -93,7 +93,9 @@ impl Registry {
             let start = known.as_ref().and_then(|(block, _)| block.range()).map_or(0, |(_, end)| end + 1);
             let block = ProducerIdBlock::new(me, start, start + count - 1).to_bytes();
             let taken = match known {
-                Some((_, node)) => self.session().set(path::PRODUCER_IDS, &block, Some(node.version)).await.map(|_| ()),
+                Some((_, node)) => {
+                    self.session().set(path::PRODUCER_IDS, &block, Some(node.version)).await.map(|_| ())
+                }
                 None => {
                     let op = Op::create(path::PRODUCER_IDS, block);
                     self.session().multi(&[op]).await.map(|_| ())

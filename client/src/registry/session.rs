@@ -226,7 +226,8 @@ impl Session {
             }
             .map_err(|error| of(&error))?;
         }
-        let done = tokio::time::timeout(CALL_DEADLINE, writer.commit()).await.map_err(|_| RegistryError::Timeout)?;
+        let done =
+            tokio::time::timeout(CALL_DEADLINE, writer.commit()).await.map_err(|_| RegistryError::Timeout)?;
         match done {
             Ok(results) => Ok(results
                 .into_iter()
@@ -312,7 +313,13 @@ impl TreeWatch {
 }
 
 fn znode(data: Vec<u8>, stat: &zk::Stat) -> Znode {
-    Znode { data, version: stat.version, created: Zxid::new(stat.czxid), modified: Zxid::new(stat.mzxid), owner: stat.ephemeral_owner }
+    Znode {
+        data,
+        version: stat.version,
+        created: Zxid::new(stat.czxid),
+        modified: Zxid::new(stat.mzxid),
+        owner: stat.ephemeral_owner,
+    }
 }
 
 async fn connect(cluster: &str, timeout: Duration) -> Result<zk::Client, RegistryError> {
@@ -340,7 +347,9 @@ async fn connect(cluster: &str, timeout: Duration) -> Result<zk::Client, Registr
 /// Waits for the session's end and begins a new one, as long as anybody uses it.
 async fn replace_expired(shared: std::sync::Weak<Shared>) {
     loop {
-        let Some(mut states) = shared.upgrade().map(|shared| shared.client.read().state_watcher()) else { return };
+        let Some(mut states) = shared.upgrade().map(|shared| shared.client.read().state_watcher()) else {
+            return;
+        };
         while !states.state().is_terminated() {
             tokio::select! {
                 _ = states.changed() => {}

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use loggos_protocol::ids::{BrokerId, LeaderEpoch, PartitionId, TopicId, TopicName, Zxid};
 use loggos_protocol::registry::path;
-use loggos_protocol::registry::record::{ConfigChangeRecord, ConfigRecord, PartitionState, Record, TopicRecord};
+use loggos_protocol::registry::record::{
+    ConfigChangeRecord, ConfigRecord, PartitionState, Record, TopicRecord,
+};
 
 use super::{Fence, Op, Registry, RegistryError};
 
@@ -87,12 +89,16 @@ impl Registry {
     /// # Errors
     /// Those of the session.
     pub async fn topic(&self, name: &TopicName) -> Result<Option<StoredTopic>, RegistryError> {
-        let Some((record, node)) = self.record::<TopicRecord>(&path::topic(name)).await? else { return Ok(None) };
+        let Some((record, node)) = self.record::<TopicRecord>(&path::topic(name)).await? else {
+            return Ok(None);
+        };
         let configs = self.record::<ConfigRecord>(&path::topic_config(name)).await?;
         let reads = record.partitions.clone().into_iter().map(|(partition, replicas)| async move {
             let state: Option<(PartitionState, _)> = self.record(&path::state(name, partition)).await?;
-            let state = state.map(|(state, node)| {
-                StoredState { state, version: node.version, written: node.modified }
+            let state = state.map(|(state, node)| StoredState {
+                state,
+                version: node.version,
+                written: node.modified,
             });
             Ok::<_, RegistryError>((partition, StoredPartition { replicas, state }))
         });
@@ -203,7 +209,8 @@ impl Registry {
             paths.push(path::partition(name, partition));
         }
         for chunk in paths.chunks(OPS_MAX) {
-            let ops: Vec<Op> = chunk.iter().map(|path| Op::Delete { path: path.clone(), version: None }).collect();
+            let ops: Vec<Op> =
+                chunk.iter().map(|path| Op::Delete { path: path.clone(), version: None }).collect();
             if self.session().multi(&ops).await.is_err() {
                 // Some of them are gone already.
                 for path in chunk {
@@ -211,7 +218,8 @@ impl Registry {
                 }
             }
         }
-        let rest = [path::partitions(name), path::topic(name), path::topic_config(name), path::deletion(name)];
+        let rest =
+            [path::partitions(name), path::topic(name), path::topic_config(name), path::deletion(name)];
         for path in rest {
             self.session().delete(&path).await?;
         }
@@ -245,7 +253,11 @@ impl Registry {
         fence: Option<&Fence>,
     ) -> Result<i32, RegistryError> {
         let mut ops: Vec<Op> = fence.map(Fence::check).into_iter().collect();
-        ops.push(Op::Set { path: path::state(name, partition), data: state.to_bytes(), version: Some(version) });
+        ops.push(Op::Set {
+            path: path::state(name, partition),
+            data: state.to_bytes(),
+            version: Some(version),
+        });
         let done = self.session().multi(&ops).await?;
         Ok(done.last().copied().flatten().map_or(version + 1, |(_, version)| version))
     }
@@ -254,7 +266,10 @@ impl Registry {
     ///
     /// # Errors
     /// Those of the session.
-    pub async fn configs_at(&self, path: &str) -> Result<(BTreeMap<String, String>, Option<i32>), RegistryError> {
+    pub async fn configs_at(
+        &self,
+        path: &str,
+    ) -> Result<(BTreeMap<String, String>, Option<i32>), RegistryError> {
         let found: Option<(ConfigRecord, _)> = self.record(path).await?;
         Ok(found.map(|(record, node)| (record.config, Some(node.version))).unwrap_or_default())
     }

@@ -1,7 +1,7 @@
 //! Who may do what: ZooKeeper's schemes `world`, `ip`, `digest`, `auth` and `super` (section 2.4 of its
 //! programmer's guide as 3.9 does it).
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use loggos_protocol::zookeeper::{Acl, Id};
 

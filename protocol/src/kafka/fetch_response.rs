@@ -136,7 +136,11 @@ pub fn encode_fetch<R: Records>(header: &RequestHeader, answer: FetchAnswer<R>) 
             out.buffer.put_slice(&topic.id.to_bytes());
         } else {
             let name = topic.name.as_str().as_bytes();
-            if flexible { out.count(name.len()) } else { out.buffer.put_i16(name.len() as i16) }
+            if flexible {
+                out.count(name.len())
+            } else {
+                out.buffer.put_i16(name.len() as i16)
+            }
             out.buffer.put_slice(name);
         }
         out.count(topic.partitions.len());
@@ -171,7 +175,11 @@ fn put_partition<R: Records>(out: &mut Parts<R>, version: i16, partition: Fetche
         out.buffer.put_i64(partition.log_start.raw());
     }
     // Aborted transactions: none, as a null list.
-    if out.flexible { out.buffer.put_u8(0) } else { out.buffer.put_i32(-1) }
+    if out.flexible {
+        out.buffer.put_u8(0)
+    } else {
+        out.buffer.put_i32(-1)
+    }
     if version >= 11 {
         out.buffer.put_i32(BrokerId::NONE.raw());
     }
@@ -234,7 +242,8 @@ mod tests {
                 .with_aborted_transactions(None)
                 .with_records(Some(ours.records.clone().unwrap_or_default()));
             if let Some((epoch, end)) = ours.diverging {
-                data.diverging_epoch = EpochEndOffset::default().with_epoch(epoch.raw()).with_end_offset(end.raw());
+                data.diverging_epoch =
+                    EpochEndOffset::default().with_epoch(epoch.raw()).with_end_offset(end.raw());
             }
             if let Some((leader, epoch)) = ours.leader {
                 data.current_leader = LeaderIdAndEpoch::default()

@@ -127,7 +127,9 @@ pub fn subject(path: &str) -> Subject {
     match parts.as_slice() {
         ["brokers", "ids", ..] => Subject::Brokers,
         ["brokers", "topics"] | ["config", "topics"] => Subject::Topics,
-        ["brokers", "topics", topic, ..] | ["config", "topics", topic] => Subject::Topic(TopicName::new(*topic)),
+        ["brokers", "topics", topic, ..] | ["config", "topics", topic] => {
+            Subject::Topic(TopicName::new(*topic))
+        }
         ["config", "brokers", ..] => Subject::BrokerConfigs,
         ["controller"] | ["controller_epoch"] => Subject::Controller,
         ["admin", "delete_topics", ..] => Subject::Deletions,
@@ -142,7 +144,8 @@ mod tests {
     #[test]
     fn every_path_is_about_what_it_was_built_for() {
         let name = TopicName::new("a.b-c_d");
-        for path in [topic(&name), partitions(&name), state(&name, PartitionId::new(7)), topic_config(&name)] {
+        for path in [topic(&name), partitions(&name), state(&name, PartitionId::new(7)), topic_config(&name)]
+        {
             assert_eq!(subject(&path), Subject::Topic(name.clone()));
         }
         assert_eq!(state(&name, PartitionId::new(7)), "/brokers/topics/a.b-c_d/partitions/7/state");

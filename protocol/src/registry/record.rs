@@ -140,7 +140,12 @@ const fn one() -> i32 {
 
 impl PartitionState {
     /// A state.
-    pub const fn new(leader: BrokerId, leader_epoch: LeaderEpoch, controller_epoch: i32, isr: Vec<BrokerId>) -> Self {
+    pub const fn new(
+        leader: BrokerId,
+        leader_epoch: LeaderEpoch,
+        controller_epoch: i32,
+        isr: Vec<BrokerId>,
+    ) -> Self {
         Self { version: 1, leader, leader_epoch, controller_epoch, isr }
     }
 }
@@ -272,7 +277,8 @@ mod tests {
         let topic = TopicRecord::from_bytes(topic).expect("a topic of Kafka 3.9");
         assert_eq!(topic.partitions[&PartitionId::new(10)], [2, 3].map(BrokerId::new));
         assert_eq!(topic.id(), Some(TopicId::from_bytes([1; 16])));
-        let old = TopicRecord::from_bytes(br#"{"version":1,"partitions":{"0":[1]}}"#).expect("a topic of Kafka 0.8");
+        let old = TopicRecord::from_bytes(br#"{"version":1,"partitions":{"0":[1]}}"#)
+            .expect("a topic of Kafka 0.8");
         assert_eq!(old.id(), None);
         let state = br#"{"controller_epoch":57,"leader":1,"version":1,"leader_epoch":12,"isr":[1,2,3]}"#;
         let state = PartitionState::from_bytes(state).expect("a state");
@@ -290,7 +296,10 @@ mod tests {
             r#"{"version":1,"leader":1,"leader_epoch":0,"controller_epoch":3,"isr":[1]}"#
         );
         let controller = ControllerRecord::new(BrokerId::new(2), 5).to_bytes();
-        assert_eq!(text(controller), r#"{"version":2,"brokerid":2,"timestamp":"5","kraftControllerEpoch":-1}"#);
+        assert_eq!(
+            text(controller),
+            r#"{"version":2,"brokerid":2,"timestamp":"5","kraftControllerEpoch":-1}"#
+        );
         assert!(RecordError { what: "x", reason: String::new() }.to_string().contains('x'));
     }
 }

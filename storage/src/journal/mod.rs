@@ -222,7 +222,11 @@ impl Journal {
         let (direct, limit) = (files.direct(), block::entries_room(files.file_bytes()));
         let writer = Writer::new(files, options, end)?;
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { durable_end: end.last, released: from.unwrap_or_default(), ..Queue::default() }),
+            queue: Mutex::new(Queue {
+                durable_end: end.last,
+                released: from.unwrap_or_default(),
+                ..Queue::default()
+            }),
             wake: Condvar::new(),
             pending_bytes_max: options.pending_bytes_max,
             crowded: AtomicBool::new(false),
