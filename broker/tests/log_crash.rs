@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 
 const DIR: &str = "/data";
 /// Seeds of a test run that asks for no number.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 6;
 /// Every history is cut at each of so many steps.
 const STEPS: u64 = 120;
 const LOGS: usize = 3;

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{Checkpoint, LogRecord};
 use super::commit::{Commit, JournalMode};
 use super::entry::{self, Change, Replica};
-use super::recovery::Recovery;
+use super::recovery::{Found, Recovery};
 use super::{Log, LogConfig, LogError, LogId};
 
 /// The name of the file that says whose a folder is.
@@ -112,14 +112,18 @@ impl LogDir {
         disk.create_dir_all(path).map_err(failed("make"))?;
         let lock = disk.lock(&path.join("lock")).map_err(failed("lock"))?;
         let checkpoint = match Checkpoint::read(disk.as_ref(), path) {
-            Ok(checkpoint) => checkpoint,
+            Ok(Some(checkpoint)) => Found::Whole(checkpoint),
+            Ok(None) => Found::Nothing,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::error!(path = %path.display(), "the checkpoint is damaged: all logs are scanned");
-                None
+                Found::Damaged
             }
             Err(error) => return Err(LogError::io("read the checkpoint of", path, error)),
         };
-        let from = checkpoint.as_ref().and_then(Checkpoint::lsn);
+        let from = match &checkpoint {
+            Found::Whole(checkpoint) => checkpoint.lsn(),
+            Found::Nothing | Found::Damaged => None,
+        };
         let mut recovery = Recovery::begin(Arc::clone(&disk), path, checkpoint, clock())?;
         let journal = open_journal(&disk, path, options, from, &mut |replayed| recovery.replay(replayed))?;
         let commit = Arc::new(Commit::new(journal, options.journal, options.inline)?);

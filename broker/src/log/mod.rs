@@ -508,11 +508,9 @@ impl Log {
         self.core.synced(end);
     }
 
-    /// The segments with bytes that no sync has covered, oldest first: they stand at the end of the row.
+    /// The segments with bytes that no sync has covered, oldest first.
     fn dirty_segments(&self) -> Vec<Arc<Segment>> {
-        let segments = self.segments.read();
-        let clean = segments.iter().rposition(|segment| !segment.is_dirty()).map_or(0, |last| last + 1);
-        segments[clean..].to_vec()
+        self.segments.read().iter().filter(|segment| segment.is_dirty()).cloned().collect()
     }
 
     /// What a checkpoint says of this log, everything before its end to be synced by the caller; whether it changed

@@ -3,7 +3,7 @@
 //!
 //! Called by `dir` alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,16 @@ use super::{Log, LogConfig, LogError, LogId};
 
 /// A larger batch is not believed while a tail is scanned.
 const BATCH_BYTES_MAX: u64 = 1 << 30;
+
+/// What a start finds of the checkpoint.
+pub(super) enum Found {
+    /// Nothing: there has been none.
+    Nothing,
+    /// One that can't be read.
+    Damaged,
+    /// The checkpoint.
+    Whole(Checkpoint),
+}
 
 /// A start under way.
 pub(super) struct Recovery {
@@ -62,26 +72,28 @@ struct Missing {
 }
 
 impl Recovery {
-    /// Takes up what the checkpoint says, and folders that it doesn't know.
+    /// Takes up what the checkpoint says. Where it is damaged, the folders themselves are scanned; where there is
+    /// none yet, the journal tells everything.
     pub(super) fn begin(
         disk: Arc<dyn Disk>,
         path: &Path,
-        checkpoint: Option<Checkpoint>,
+        checkpoint: Found,
         now: Timestamp,
     ) -> Result<Self, LogError> {
         let failed = |error| LogError::io("list", path, error);
         let mut recovery =
             Self { disk, path: path.to_owned(), logs: BTreeMap::new(), changed: false, damaged: false, now };
-        let had_checkpoint = checkpoint.is_some();
-        for record in checkpoint.map(|checkpoint| checkpoint.logs).unwrap_or_default() {
-            recovery.take_up(record)?;
+        let is_damaged = matches!(checkpoint, Found::Damaged);
+        if let Found::Whole(checkpoint) = checkpoint {
+            for record in checkpoint.logs {
+                recovery.take_up(record)?;
+            }
         }
-        let known: BTreeSet<PathBuf> = recovery.logs.values().map(|log| log.dir.clone()).collect();
         for entry in recovery.disk.list(path).map_err(failed)?.into_iter().filter(|entry| entry.is_dir) {
             let folder = path.join(&entry.name);
             if entry.name.ends_with(DELETED_SUFFIX) {
                 recovery.disk.remove_dir_all(&folder).map_err(failed)?;
-            } else if !had_checkpoint && !known.contains(&folder) {
+            } else if is_damaged {
                 recovery.adopt(&folder)?;
             }
         }
@@ -122,7 +134,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// A folder that only its own file describes, as all are without a checkpoint: everything is scanned.
+    /// A folder that only its own file describes, as all are when the checkpoint is damaged: everything is scanned.
     fn adopt(&mut self, folder: &Path) -> Result<(), LogError> {
         let failed = |error| LogError::io("read", folder, error);
         let path = folder.join(REPLICA_FILE);
@@ -143,7 +155,7 @@ impl Recovery {
         };
         let segments = open_segments(&self.disk, folder).map_err(failed)?;
         let start = segments.first().map_or(EMPTY, |first| first.base);
-        let log = Recovering {
+        let mut log = Recovering {
             dir: folder.to_owned(),
             segments,
             start,
@@ -155,6 +167,7 @@ impl Recovery {
             failure: None,
             id,
         };
+        log.keep_whole_tail(self.now)?;
         self.changed = true;
         self.logs.insert(log.id.replica(), log);
         Ok(())
