@@ -31,3 +31,16 @@ fix:
 build:
 	$(CARGO) build --release
 
+# The simulations with many seeds: journal and log crashes, groups.
+sim:
+	LOGGOS_SIM_SEEDS=$${LOGGOS_SIM_SEEDS:-200} LOGGOS_GROUP_SEEDS=$${LOGGOS_GROUP_SEEDS:-20000} \
+	$(CARGO) test --release -p loggos-storage -p loggos-broker -p loggos-coordinator -- --nocapture
+
+# Hundreds of kills under load, and power cuts on a loop device (root).
+chaos: setup
+	LOGGOS_KILLS=$${LOGGOS_KILLS:-200} $(CARGO) test --release -p loggos --test e2e -- --nocapture kill_storm power_cut disk_full
+
+# Loggos beside Apache Kafka, the same client, the same machine; figures for benches/RESULTS.md.
+bench: build
+	benches/peers/fetch
+	$(CARGO) bench -p loggos-benches --bench end_to_end -- $(BENCH)
