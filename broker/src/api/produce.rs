@@ -49,7 +49,7 @@ pub(super) fn begin(context: &Arc<Context>, request: &Request) -> Answer {
     let acks = acks.unwrap_or(Acks::All);
     let now = clock::now();
     let mut topics = Vec::with_capacity(body.topic_data.len());
-    for topic in body.topic_data {
+    for mut topic in body.topic_data {
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for data in &topic.partition_data {
             partitions.push(match refusal {
@@ -57,6 +57,8 @@ pub(super) fn begin(context: &Arc<Context>, request: &Request) -> Answer {
                 None => append(context, &header, &topic, data, (acks, now)),
             });
         }
+        // The answer needs the names alone: the records' memory goes when the disk has them.
+        topic.partition_data = Vec::new();
         topics.push((topic, partitions));
     }
     if acks == Acks::None && refusal.is_none() {

@@ -11,7 +11,7 @@ use loggos_protocol::frame::{FrameDecoder, PREFIX_LEN};
 use loggos_protocol::kafka::fetch_response::Part;
 use loggos_protocol::kafka::{Request, decode_request, refuse};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::listener::told_to_stop;
 use super::send::send;
@@ -19,12 +19,17 @@ use crate::api::{self, Answer, Context, Outcome, Sessions};
 
 /// Requests of one connection that are under way at the same time.
 const UNDER_WAY: usize = 64;
+/// KiB of requests of one connection that are under way at the same time; a larger one goes alone.
+const UNDER_WAY_KIB: u32 = 8 << 10;
 /// Bytes that are read at once; a larger frame gets the room that it needs as its bytes come.
 const READ_BYTES: usize = 64 << 10;
 /// Room that an idle connection keeps.
 const IDLE_BYTES: usize = 1 << 10;
 /// Silence after which the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// A request that was begun: its answer, and the room that it holds until that is sent.
+type Begun = (Answer, Option<OwnedSemaphorePermit>);
 
 /// Serves a connection until its end.
 pub(super) async fn serve(
@@ -38,7 +43,7 @@ pub(super) async fn serve(
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     let stream = Arc::new(stream);
-    let (begun, answers) = mpsc::channel(UNDER_WAY);
+    let (begun, answers) = mpsc::channel::<Begun>(UNDER_WAY);
     let reading = read(&stream, &context, begun);
     let writing = write(&stream, answers);
     let ended = async {
@@ -63,13 +68,14 @@ pub(super) async fn serve(
     }
 }
 
-async fn read(stream: &TcpStream, context: &Arc<Context>, begun: mpsc::Sender<Answer>) -> Result<(), String> {
+async fn read(stream: &TcpStream, context: &Arc<Context>, begun: mpsc::Sender<Begun>) -> Result<(), String> {
     let configs = context.table.configs();
     let limit = usize::try_from(configs.number("socket.request.max.bytes")).unwrap_or(usize::MAX);
     let idle = configs.duration("connections.max.idle.ms");
     drop(configs);
     let decoder = FrameDecoder::new(limit);
     let sessions = Arc::new(Sessions::default());
+    let room = Arc::new(Semaphore::new(UNDER_WAY_KIB as usize));
     let mut buffer = BytesMut::new();
     loop {
         while let Some(frame) = decoder.decode(&mut buffer).map_err(|error| error.to_string())? {
@@ -78,7 +84,7 @@ async fn read(stream: &TcpStream, context: &Arc<Context>, begun: mpsc::Sender<An
                 Err(error) => match refuse(&frame, &error) {
                     Some(answer) => {
                         let answer = Answer::Now(Outcome::Reply(vec![Part::Bytes(answer)]));
-                        if begun.send(answer).await.is_err() {
+                        if begun.send((answer, None)).await.is_err() {
                             return Ok(());
                         }
                         continue;
@@ -86,7 +92,11 @@ async fn read(stream: &TcpStream, context: &Arc<Context>, begun: mpsc::Sender<An
                     None => return Err(error.to_string()),
                 },
             };
-            if !begin(context, &sessions, &begun, request).await {
+            // A client that sends faster than the disk takes it waits here, and holds no more memory than this.
+            let kib = u32::try_from(frame.len() >> 10).unwrap_or(u32::MAX).min(UNDER_WAY_KIB);
+            let Ok(held) = Arc::clone(&room).acquire_many_owned(kib).await else { return Ok(()) };
+            drop(frame);
+            if !begin(context, &sessions, &begun, (request, held)).await {
                 return Ok(());
             }
         }
@@ -109,15 +119,15 @@ async fn read(stream: &TcpStream, context: &Arc<Context>, begun: mpsc::Sender<An
 async fn begin(
     context: &Arc<Context>,
     sessions: &Arc<Sessions>,
-    begun: &mpsc::Sender<Answer>,
-    request: Request,
+    begun: &mpsc::Sender<Begun>,
+    (request, held): (Request, OwnedSemaphorePermit),
 ) -> bool {
     // A place for the answer first: nothing is begun that could not be answered.
     let Ok(place) = begun.reserve().await else { return false };
     if api::appends(request.header.key()) && !context.table.dir().has_room() {
         context.table.dir().room().await;
     }
-    place.send(api::begin(context, sessions, request));
+    place.send((api::begin(context, sessions, request), Some(held)));
     true
 }
 
@@ -137,8 +147,8 @@ async fn fill(stream: &TcpStream, buffer: &mut BytesMut, missing: usize) -> std:
     }
 }
 
-async fn write(stream: &TcpStream, mut answers: mpsc::Receiver<Answer>) -> Result<(), String> {
-    while let Some(answer) = answers.recv().await {
+async fn write(stream: &TcpStream, mut answers: mpsc::Receiver<Begun>) -> Result<(), String> {
+    while let Some((answer, held)) = answers.recv().await {
         let outcome = match answer {
             Answer::Now(outcome) => outcome,
             Answer::Later(later) => later.await,
@@ -148,6 +158,7 @@ async fn write(stream: &TcpStream, mut answers: mpsc::Receiver<Answer>) -> Resul
             Outcome::Silence => {}
             Outcome::Close(reason) => return Err(reason),
         }
+        drop(held);
     }
     Ok(())
 }
