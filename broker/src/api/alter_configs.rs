@@ -37,5 +37,5 @@ async fn alter(
         .filter_map(|config| Some((config.name.to_string(), config.value.as_ref()?.to_string())))
         .collect();
     check(&entity, &all)?;
-    context.admin.change_configs(&entity, |_| Ok(all.clone()), validate_only).await
+    context.change_configs(&entity, |_| Ok(all.clone()), validate_only).await
 }

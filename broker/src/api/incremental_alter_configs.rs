@@ -45,7 +45,7 @@ async fn alter(
         check(&entity, &configs)?;
         Ok(configs)
     };
-    context.admin.change_configs(&entity, change, validate_only).await
+    context.change_configs(&entity, change, validate_only).await
 }
 
 /// What has the configs that a request names.

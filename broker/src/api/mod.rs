@@ -34,7 +34,8 @@ use loggos_protocol::kafka::{
     ApiKey, Encodable, ErrorCode, HeaderVersion, KafkaRequest, Request, RequestHeader, encode_response,
 };
 
-use crate::controller::{Admin, AdminError, Defaults};
+use crate::config::Configs;
+use crate::controller::{Admin, AdminError, Defaults, Entity};
 use crate::log::LogSlice;
 use crate::metadata::Metadata;
 use crate::partition::Table;
@@ -92,6 +93,24 @@ impl Context {
         let Some(view) = self.metadata.wait_for(deadline, wanted).await else { return false };
         let mut applied = self.table.applied();
         tokio::time::timeout(deadline, applied.wait_for(|version| *version >= view.version)).await.is_ok()
+    }
+}
+
+/// How long an answer about changed configs waits for this broker to obey them.
+const CONFIGS_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Context {
+    /// Changes configs, and waits until this broker obeys them.
+    async fn change_configs(
+        &self,
+        entity: &Entity,
+        change: impl Fn(Configs) -> Result<Configs, AdminError>,
+        validate_only: bool,
+    ) -> Result<(), AdminError> {
+        if let Some(after) = self.admin.change_configs(entity, change, validate_only).await? {
+            self.settled(CONFIGS_DEADLINE, |view| entity.configs(view) == Some(&after)).await;
+        }
+        Ok(())
     }
 }
 

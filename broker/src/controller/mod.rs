@@ -14,7 +14,6 @@ pub mod placement;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use loggos_client::registry::{NewTopic, Registry, RegistryError};
 use loggos_protocol::ids::{BrokerId, PartitionId, ProducerId, TopicId, TopicName};
@@ -218,7 +217,8 @@ impl Admin {
         }
     }
 
-    /// Changes configs: `change` is given those in force, and gives those that shall be.
+    /// Changes configs: `change` is given those in force, and gives those that shall be; so does the result, if
+    /// anything changes.
     ///
     /// # Errors
     /// What `change` says; the registry's.
@@ -227,17 +227,18 @@ impl Admin {
         entity: &Entity,
         change: impl Fn(Configs) -> Result<Configs, AdminError>,
         validate_only: bool,
-    ) -> Result<(), AdminError> {
+    ) -> Result<Option<Configs>, AdminError> {
         let path = entity.path();
         for _ in 0..ATTEMPTS {
             let (before, version) = self.registry.configs_at(&path).await?;
             let after = change(before.clone())?;
             if validate_only || (after == before && version.is_some()) {
-                return Ok(());
+                return Ok(None);
             }
             match self.registry.set_configs(&path, &after, version).await {
+                Ok(()) => return Ok(Some(after)),
                 Err(RegistryError::Conflict) => {}
-                other => return other.map_err(AdminError::from),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(AdminError::new(ErrorCode::REQUEST_TIMED_OUT, "others kept changing these configs; try again"))
@@ -256,11 +257,6 @@ impl Admin {
         let exhausted = || AdminError::new(ErrorCode::UNKNOWN_SERVER_ERROR, "there are no producer ids left");
         ids.next().map(ProducerId::new).ok_or_else(exhausted)
     }
-
-    /// Waits until this broker's view is as `wanted`.
-    pub async fn wait_for(&self, deadline: Duration, wanted: impl Fn(&View) -> bool) -> bool {
-        self.metadata.wait_for(deadline, wanted).await.is_some()
-    }
 }
 
 /// What has configs.
@@ -273,6 +269,14 @@ pub enum Entity {
 }
 
 impl Entity {
+    /// Its configs as a view has them.
+    pub fn configs<'a>(&self, view: &'a View) -> Option<&'a Configs> {
+        match self {
+            Self::Topic(name) => view.topics.get(name).map(|topic| &topic.configs),
+            Self::Broker(id) => view.broker_configs.get(id),
+        }
+    }
+
     fn path(&self) -> String {
         match self {
             Self::Topic(name) => path::topic_config(name),
