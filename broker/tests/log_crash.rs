@@ -339,3 +339,35 @@ fn rot_in_the_middle_is_told_with_file_and_position_and_the_rest_is_served() {
     let mut behind = log.read(Offset::new(5), log.log_end(), (1 << 20, true)).expect("read").expect("some");
     behind.check().expect("the rest is served");
 }
+
+#[test]
+fn a_damaged_index_is_made_anew_from_its_segment() {
+    let disk = SimDisk::new(0, Faults::default());
+    let dir = open(&disk).expect("opens");
+    let wanted = [(topic_id(0), TopicName::new("t"), PartitionId::new(0))];
+    let log = dir.create(&wanted, &LogConfig::default()).expect("made").remove(0);
+    log.set_config(LogConfig { segment_bytes: 2000, index_interval_bytes: 1, ..LogConfig::default() });
+    for n in 0..60 {
+        log.append_as_leader(batch(n..n + 1, n as i32), LeaderEpoch::new(0), NOW).expect("appended");
+    }
+    dir.close();
+    drop((log, dir));
+    let path = Path::new(DIR).join("t-0");
+    let indexes =
+        disk.list(&path).expect("a folder").into_iter().filter(|entry| entry.name.ends_with(".index"));
+    let mut damaged = 0;
+    for index in indexes {
+        disk.rot(&path.join(&index.name), 5);
+        damaged += 1;
+    }
+    assert!(damaged > 5, "segments have rolled");
+    let dir = open(&disk).expect("opens");
+    let log = find(&dir, 0).expect("there");
+    assert_eq!(contents(&log), (0..60).collect::<Vec<u64>>());
+    for n in [0, 17, 59] {
+        let mut slice = log.read(Offset::new(n), log.log_end(), (1, true)).expect("read").expect("some");
+        slice.check().expect("whole");
+        let first = split(slice.read().expect("bytes")).next().expect("a batch").expect("whole");
+        assert_eq!(first.header.base_offset, Offset::new(n), "found by the new index");
+    }
+}

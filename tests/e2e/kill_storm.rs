@@ -10,7 +10,17 @@ const RECORDS_BETWEEN: usize = 300;
 
 #[test]
 fn nothing_acknowledged_is_lost_doubled_or_swapped_over_twenty_kills() {
-    let mut server = Server::start(&[]);
+    let kills = std::env::var("LOGGOS_KILLS").ok().and_then(|kills| kills.parse().ok());
+    storm_over_kills(&[], kills.unwrap_or(KILLS));
+}
+
+#[test]
+fn without_the_journal_each_segment_is_synced_and_nothing_is_lost_either() {
+    storm_over_kills(&["--set", "loggos.journal=none"], 3);
+}
+
+fn storm_over_kills(settings: &[&str], kills: usize) {
+    let mut server = Server::start(settings);
     let bootstrap = server.bootstrap();
     loggos_ok(&["topic", "create", "storm", "--partitions", "4", "--bootstrap", &bootstrap]);
     let plan = Plan {
@@ -21,7 +31,6 @@ fn nothing_acknowledged_is_lost_doubled_or_swapped_over_twenty_kills() {
         record_bytes: 120,
     };
     let storm = Storm::start(plan.clone());
-    let kills = std::env::var("LOGGOS_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     for _ in 0..kills {
         storm.wait_for(RECORDS_BETWEEN);
         server.kill();

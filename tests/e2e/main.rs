@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stderr, reason = "what a test skips, and what a server said, is for whoever runs it")]
 
+mod bad_batches;
 mod bad_input;
 mod clients;
 mod command_line;
@@ -14,3 +15,4 @@ mod power_cut;
 mod process;
 mod storm;
 mod versions;
+mod wire;

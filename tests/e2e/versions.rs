@@ -1,67 +1,10 @@
 //! Every API key that is advertised is called in each of its versions, as decision D13 asks: an answer comes, it
 //! decodes in that version, and says what it should.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use loggos_protocol::kafka::messages::*;
 
-use bytes::Bytes;
-use loggos_protocol::batch::{BatchBuilder, BatchOptions, RecordView};
-use loggos_protocol::ids::Timestamp;
-use loggos_protocol::kafka::messages::{self, *};
-use loggos_protocol::kafka::{KafkaRequest, StrBytes, api, decode_response, encode_request};
-
-use crate::process::{DEADLINE, Server, loggos_ok};
-
-struct Client {
-    socket: TcpStream,
-    correlation_id: i32,
-    called: std::collections::BTreeSet<i16>,
-}
-
-impl Client {
-    fn call<T: KafkaRequest>(&mut self, version: i16, body: &T) -> T::Response {
-        self.correlation_id += 1;
-        let frame = encode_request(version, self.correlation_id, Some("versions"), body)
-            .unwrap_or_else(|error| panic!("key {} version {version}: {error}", T::KEY));
-        self.socket.write_all(&frame).expect("sent");
-        let mut length = [0; 4];
-        self.socket
-            .read_exact(&mut length)
-            .unwrap_or_else(|error| panic!("key {} version {version} was not answered: {error}", T::KEY));
-        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
-        self.socket.read_exact(&mut answer).expect("a whole answer");
-        let (id, response) = decode_response::<T>(Bytes::from(answer), version)
-            .unwrap_or_else(|error| panic!("key {} version {version}: {error}", T::KEY));
-        assert_eq!(id, self.correlation_id);
-        self.called.insert(T::KEY);
-        response
-    }
-
-    /// Calls `T` in each of its versions.
-    fn sweep<T: KafkaRequest>(&mut self, body: impl Fn(i16) -> T, check: impl Fn(i16, T::Response)) {
-        let versions = api::find(T::KEY).expect("known").versions;
-        for version in versions.min..=versions.max {
-            let response = self.call(version, &body(version));
-            check(version, response);
-        }
-    }
-}
-
-fn name(text: &str) -> messages::TopicName {
-    messages::TopicName(StrBytes::from_string(text.to_owned()))
-}
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
-
-fn batch() -> Bytes {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let timestamp = Timestamp::new(now.as_millis() as i64);
-    builder.push(&RecordView { key: None, value: Some(b"value"), headers: &[], timestamp });
-    builder.build().to_bytes()
-}
+use crate::process::{Server, loggos_ok};
+use crate::wire::{Client, batch, name, text};
 
 fn topic_id(client: &mut Client, topic: &str) -> [u8; 16] {
     let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(name(topic)));
@@ -73,7 +16,8 @@ fn records(client: &mut Client, id: [u8; 16]) {
     let id = loggos_protocol::ids::TopicId::from_bytes(id).raw();
     client.sweep::<ProduceRequest>(
         |version| {
-            let data = produce_request::PartitionProduceData::default().with_records(Some(batch()));
+            let data =
+                produce_request::PartitionProduceData::default().with_records(Some(batch().to_bytes()));
             let mut topic = produce_request::TopicProduceData::default().with_partition_data(vec![data]);
             if version >= 13 {
                 topic.topic_id = id
@@ -304,9 +248,7 @@ fn cluster(client: &mut Client) {
 fn every_advertised_version_is_answered() {
     let server = Server::start(&[]);
     loggos_ok(&["topic", "create", "swept", "--partitions", "1", "--bootstrap", &server.bootstrap()]);
-    let socket = TcpStream::connect(server.addresses().kafka).expect("the broker answers");
-    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let mut client = Client { socket, correlation_id: 0, called: std::collections::BTreeSet::new() };
+    let mut client = Client::connect(&server);
     let advertised = client.call(
         3,
         &ApiVersionsRequest::default()
