@@ -21,7 +21,7 @@ use crate::controller::{Admin, Controller};
 use crate::error::BrokerError;
 use crate::log::{JournalMode, LogDir, LogDirOptions, LogError};
 use crate::metadata::{Metadata, View};
-use crate::partition::Table;
+use crate::partition::{Table, follower, isr};
 use crate::server::Listener;
 
 /// The file in the data directory that says who this broker is.
@@ -121,6 +121,8 @@ impl Broker {
             tokio::spawn(registration.renew(registry.clone(), Arc::clone(&table))),
             tokio::spawn(follow(metadata.clone(), Arc::clone(&table))),
             tokio::spawn(expire(Arc::clone(&table))),
+            tokio::spawn(follower::run(id, metadata.clone(), Arc::clone(&table))),
+            tokio::spawn(isr::run(registry.clone(), metadata.clone(), Arc::clone(&table))),
         ];
         settle(&metadata, &table, id, epoch).await;
         let context = Arc::new(Context { me: id, metadata, admin, table: Arc::clone(&table) });

@@ -61,6 +61,8 @@ pub struct PartitionView {
     pub state_version: Option<i32>,
     /// What wrote its state.
     pub state_written: Zxid,
+    /// The controller that elected its leader.
+    pub controller_epoch: i32,
 }
 
 /// The cluster.
@@ -120,6 +122,7 @@ fn topic_view(name: &TopicName, stored: StoredTopic) -> TopicView {
                 isr: state.isr,
                 state_version: Some(version),
                 state_written: written,
+                controller_epoch: state.controller_epoch,
             },
             None => PartitionView {
                 replicas,
@@ -128,6 +131,7 @@ fn topic_view(name: &TopicName, stored: StoredTopic) -> TopicView {
                 isr: Vec::new(),
                 state_version: None,
                 state_written: Zxid::new(0),
+                controller_epoch: 0,
             },
         };
         (id, view)

@@ -13,6 +13,7 @@ mod kill_storm;
 mod librdkafka;
 mod power_cut;
 mod process;
+mod replication;
 mod storm;
 mod versions;
 mod wire;

@@ -50,8 +50,9 @@ async fn handle(
     };
     let mut session = session.lock().await;
     let is_full = body.session_epoch <= 0;
-    update(context, header, &body, &mut session);
     let follower = follower_of(header, &body);
+    session.follows = follower.is_some();
+    update(context, header, &body, &mut session);
     let limits = Limits {
         max_bytes: usize::try_from(body.max_bytes)
             .unwrap_or(0)

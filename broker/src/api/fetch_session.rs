@@ -50,6 +50,8 @@ pub(super) struct Session {
     /// Members that are to be looked at.
     pub due: BTreeSet<MemberKey>,
     pub watch: Arc<FetchWatch>,
+    /// Whether a broker asks, that copies what is appended.
+    pub follows: bool,
 }
 
 impl Session {
@@ -62,6 +64,7 @@ impl Session {
             next_token: 0,
             due: BTreeSet::new(),
             watch: Arc::default(),
+            follows: false,
         }
     }
 
@@ -78,7 +81,7 @@ impl Session {
             };
             if !same {
                 if let Some(partition) = &partition {
-                    partition.watch(&self.watch, member.token);
+                    partition.watch(&self.watch, member.token, self.follows);
                 }
                 member.partition = partition;
             }
@@ -87,7 +90,7 @@ impl Session {
         let token = self.next_token;
         self.next_token += 1;
         if let Some(partition) = &partition {
-            partition.watch(&self.watch, token);
+            partition.watch(&self.watch, token, self.follows);
         }
         self.by_token.insert(token, key.clone());
         self.members.insert(key, Member { wanted, partition, token });

@@ -62,6 +62,7 @@ mod tests {
             isr: isr.iter().copied().map(BrokerId::new).collect(),
             state_version: Some(0),
             state_written: Zxid::new(1),
+            controller_epoch: 0,
         }
     }
 

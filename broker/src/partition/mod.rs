@@ -6,13 +6,18 @@
 //! | `replication` | what consumers may see (pure) |
 //! | `waiters` | parked producers and fetches |
 //! | `table` | all partitions of this broker; follows the metadata |
+//! | `follower` | copies from leaders elsewhere |
+//! | `isr` | asks the registry for other replicas in sync |
 //!
 //! Calls go down to the log and never up; answers return through futures. Called by the api.
 
+pub mod follower;
+pub mod isr;
 pub mod replication;
 pub mod table;
 pub mod waiters;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -22,6 +27,7 @@ use loggos_protocol::kafka::ErrorCode;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::clock;
 use crate::config::TopicConfig;
 use crate::log::{Appended, Log, LogError, LogListener, LogSlice, SequenceError};
 use replication::{Replication, Role};
@@ -204,7 +210,12 @@ impl Partition {
             role.leader_epoch > replication.role().leader_epoch
         };
         let epoch = role.leader_epoch;
-        self.progress.change(|replication| replication.set_role(role));
+        let too_few = role.isr.len() < self.config().min_insync_replicas;
+        if too_few {
+            // Whoever waits for all wanted more than there are now: what it sent may or may not stay.
+            self.progress.waiters.fail_committed(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND);
+        }
+        self.progress.change(|replication| replication.set_role(role, clock::now()));
         if begins && self.leads() {
             self.log.begin_epoch(epoch);
         }
@@ -264,10 +275,9 @@ impl Partition {
             batch.restamp_append_time(now);
         }
         let appended = self.log.append_as_leader(batch, epoch, now).map_err(|error| code_of(&error))?;
-        if config.exposes_appended {
-            let end = self.log.log_end();
-            self.progress.change(|replication| replication.appended(end));
-        }
+        let end = self.log.log_end();
+        self.progress.change(|replication| replication.appended(end));
+        self.progress.waiters.appended();
         let answer = self.wait(acks, appended.end, config.exposes_appended);
         Ok(Ticket { appended, append_time, log_start: self.log.log_start(), answer })
     }
@@ -297,6 +307,84 @@ impl Partition {
         Some(answer)
     }
 
+    /// The replicas in sync that there should be, if they are others than there are.
+    pub fn isr_change(
+        &self,
+        now: Timestamp,
+        lag_ms: i64,
+        is_alive: impl Fn(BrokerId) -> bool,
+    ) -> Option<BTreeSet<BrokerId>> {
+        self.progress.replication.lock().isr_change(now, lag_ms, is_alive)
+    }
+
+    /// The registry didn't take a change of them.
+    pub fn isr_refused(&self) {
+        self.progress.replication.lock().isr_refused();
+    }
+
+    /// The role in force.
+    pub fn role(&self) -> Role {
+        self.progress.replication.lock().role().clone()
+    }
+
+    /// Copies what the leader of `epoch` sent, and waits for nothing: see [`Partition::flushed`].
+    ///
+    /// # Errors
+    /// The log's; `Closed` when the leader is no longer that one.
+    pub fn copy(&self, batches: &[Batch], epoch: LeaderEpoch, now: Timestamp) -> Result<(), LogError> {
+        let (leads, current) = {
+            let replication = self.progress.replication.lock();
+            (replication.leads(), replication.role().leader_epoch)
+        };
+        if leads || current != epoch {
+            return Err(LogError::Closed);
+        }
+        self.log.append_as_follower(batches, now)?;
+        let end = self.log.log_end();
+        self.progress.change(|replication| replication.appended(end));
+        Ok(())
+    }
+
+    /// Is answered when everything that is in the log now is flushed.
+    pub fn flushed(&self) -> Option<oneshot::Receiver<Answer>> {
+        self.wait(Acks::Leader, self.log.log_end(), false)
+    }
+
+    /// Cuts what the leader hasn't. Waits for the disk.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn truncate(&self, offset: Offset) -> Result<(), LogError> {
+        tracing::info!(topic = %self.topic, partition = %self.id, %offset, "truncated to what the leader has");
+        self.log.truncate_to(offset)?;
+        self.settle_cut();
+        Ok(())
+    }
+
+    /// Gives up everything and goes on at `offset`, where the leader's log begins. Waits for the disk.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn restart_at(&self, offset: Offset) -> Result<(), LogError> {
+        tracing::warn!(topic = %self.topic, partition = %self.id, %offset, "begun again at the leader's log start");
+        self.log.restart_at(offset)?;
+        self.settle_cut();
+        Ok(())
+    }
+
+    fn settle_cut(&self) {
+        let end = self.log.log_end();
+        self.progress.flushed.store(self.log.flushed_end().raw(), Ordering::Release);
+        let mut replication = self.progress.replication.lock();
+        replication.truncated(end);
+        self.progress.high_watermark.store(replication.high_watermark().raw(), Ordering::Release);
+    }
+
+    /// The leader says how far its high watermark is.
+    pub fn leader_says(&self, high_watermark: Offset) {
+        self.progress.change(|replication| replication.leader_says(high_watermark));
+    }
+
     /// Reads for a consumer or a follower.
     ///
     /// # Errors
@@ -309,7 +397,8 @@ impl Partition {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
         if let Some(follower) = wanted.follower {
-            self.progress.change(|replication| replication.follower_at(follower, wanted.offset));
+            self.progress
+                .change(|replication| replication.follower_at(follower, wanted.offset, clock::now()));
         }
         let slice = self
             .log
@@ -318,9 +407,9 @@ impl Partition {
         Ok(Read { slice, high_watermark: self.high_watermark(), log_start })
     }
 
-    /// Tells `watch` under `token` when there is more to see.
-    pub fn watch(&self, watch: &Arc<FetchWatch>, token: u32) {
-        self.progress.waiters.watch(watch, token);
+    /// Tells `watch` under `token` when there is more to see, or to copy if it `follows`.
+    pub fn watch(&self, watch: &Arc<FetchWatch>, token: u32, follows: bool) {
+        self.progress.waiters.watch(watch, token, follows);
     }
 
     /// Tells it no more.

@@ -62,7 +62,15 @@ impl FetchWatch {
 #[derive(Default)]
 pub(super) struct Waiters {
     producers: Mutex<Vec<Producer>>,
-    fetches: Mutex<Vec<(Weak<FetchWatch>, u32)>>,
+    fetches: Mutex<Vec<Registered>>,
+}
+
+/// A fetch that waits for a partition.
+struct Registered {
+    watch: Weak<FetchWatch>,
+    token: u32,
+    /// Followers see what is appended, consumers what is committed.
+    follows: bool,
 }
 
 impl Waiters {
@@ -73,20 +81,20 @@ impl Waiters {
         answer
     }
 
-    /// Registers a fetch under `token`.
-    pub fn watch(&self, watch: &Arc<FetchWatch>, token: u32) {
+    /// Registers a fetch under `token`; of a follower, if it `follows`.
+    pub fn watch(&self, watch: &Arc<FetchWatch>, token: u32, follows: bool) {
         let mut fetches = self.fetches.lock();
-        fetches.retain(|(known, _)| known.strong_count() > 0);
+        fetches.retain(|known| known.watch.strong_count() > 0);
         let watch = Arc::downgrade(watch);
-        if !fetches.iter().any(|(known, other)| known.ptr_eq(&watch) && *other == token) {
-            fetches.push((watch, token));
+        if !fetches.iter().any(|known| known.watch.ptr_eq(&watch) && known.token == token) {
+            fetches.push(Registered { watch, token, follows });
         }
     }
 
     /// Takes a fetch out.
     pub fn unwatch(&self, watch: &Arc<FetchWatch>, token: u32) {
         let watch = Arc::downgrade(watch);
-        self.fetches.lock().retain(|(known, other)| !(known.ptr_eq(&watch) && *other == token));
+        self.fetches.lock().retain(|known| !(known.watch.ptr_eq(&watch) && known.token == token));
     }
 
     /// Answers the producers whose goal is reached.
@@ -109,17 +117,33 @@ impl Waiters {
 
     /// There is more to see, or the log begins later: tells the fetches.
     pub fn moved(&self) {
-        let mut gone = false;
+        self.tell(|_| true);
+    }
+
+    /// There is more to copy: tells the followers.
+    pub fn appended(&self) {
+        self.tell(|known| known.follows);
+    }
+
+    fn tell(&self, whom: impl Fn(&Registered) -> bool) {
         let fetches = self.fetches.lock();
-        for (watch, token) in fetches.iter() {
-            match watch.upgrade() {
-                Some(watch) => watch.tell(*token),
-                None => gone = true,
+        for known in fetches.iter().filter(|known| whom(known)) {
+            if let Some(watch) = known.watch.upgrade() {
+                watch.tell(known.token);
             }
         }
-        drop(fetches);
-        if gone {
-            self.fetches.lock().retain(|(known, _)| known.strong_count() > 0);
+    }
+
+    /// Tells those who wait for all replicas that there are too few.
+    pub fn fail_committed(&self, code: ErrorCode) {
+        let mut producers = self.producers.lock();
+        let mut at = 0;
+        while at < producers.len() {
+            if producers[at].goal == Goal::Committed {
+                let _ = producers.swap_remove(at).tell.send(Err(code));
+            } else {
+                at += 1;
+            }
         }
     }
 
