@@ -194,7 +194,17 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
     (!host.is_empty()).then_some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
 }
 
+/// As many descriptors as the system lets us have: segments of many partitions and many connections are open.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 fn runtime(common: &CommonOptions) -> Result<Runtime, Refusal> {
+    raise_descriptor_limit();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if common.threads > 0 {
         builder.worker_threads(common.threads);

@@ -16,6 +16,8 @@ use crate::partition::{Partition, code_of};
 
 /// The first version that tells leader epochs.
 const LEADER_EPOCHS: i16 = 4;
+/// The first version that has a code for an end that isn't known yet.
+const NOT_AVAILABLE: i16 = 5;
 /// The next offset.
 const LATEST: i64 = -1;
 /// The first offset.
@@ -38,7 +40,7 @@ pub(super) async fn handle(
             let name = names::topic(&topic.name);
             let partitions = topic.partitions.iter().map(|asked| {
                 let partition = context.table.get(&name, PartitionId::new(asked.partition_index));
-                let answer = answer(partition.as_deref(), asked);
+                let answer = answer(partition.as_deref(), asked, version);
                 if version >= LEADER_EPOCHS { answer } else { answer.with_leader_epoch(-1) }
             });
             ListOffsetsTopicResponse::default()
@@ -50,7 +52,11 @@ pub(super) async fn handle(
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
-fn answer(partition: Option<&Partition>, asked: &ListOffsetsPartition) -> ListOffsetsPartitionResponse {
+fn answer(
+    partition: Option<&Partition>,
+    asked: &ListOffsetsPartition,
+    version: i16,
+) -> ListOffsetsPartitionResponse {
     let response = ListOffsetsPartitionResponse::default()
         .with_partition_index(asked.partition_index)
         .with_timestamp(-1)
@@ -62,6 +68,11 @@ fn answer(partition: Option<&Partition>, asked: &ListOffsetsPartition) -> ListOf
         Ok(epoch) => epoch,
         Err(code) => return failed(code),
     };
+    if !partition.knows_its_end() && !matches!(asked.timestamp, EARLIEST | EARLIEST_LOCAL) {
+        // A moment after an election: the end would be told too low (KIP-207).
+        let newer = version >= NOT_AVAILABLE;
+        return failed(if newer { ErrorCode::OFFSET_NOT_AVAILABLE } else { ErrorCode::LEADER_NOT_AVAILABLE });
+    }
     match find(partition, asked.timestamp, epoch) {
         Ok(Some(found)) => response
             .with_timestamp(found.timestamp.raw())

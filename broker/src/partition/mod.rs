@@ -240,6 +240,11 @@ impl Partition {
         Offset::new(self.progress.high_watermark.load(Ordering::Acquire)).max(self.log.log_start())
     }
 
+    /// Whether it may be told where the log ends for consumers: not so for a moment after an election.
+    pub fn knows_its_end(&self) -> bool {
+        self.progress.replication.lock().knows_its_end()
+    }
+
     /// Checks the leader epoch that a client believes in (KIP-320).
     ///
     /// # Errors

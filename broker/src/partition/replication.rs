@@ -88,6 +88,12 @@ impl Replication {
         self.high_watermark
     }
 
+    /// Whether a new leader knows again how far its predecessor's high watermark was: until then it must not tell
+    /// anybody where the log ends (KIP-207).
+    pub fn knows_its_end(&self) -> bool {
+        self.high_watermark >= self.epoch_start
+    }
+
     /// The registry says who leads; an older epoch is ignored. Gives the high watermark.
     pub fn set_role(&mut self, role: Role, now: Timestamp) -> Offset {
         if role.leader_epoch < self.role.leader_epoch {
@@ -221,6 +227,7 @@ mod tests {
     fn alone_everything_flushed_is_seen_and_nothing_else() {
         let mut replica = Replication::new(ME, Offset::new(5), Offset::new(5));
         assert_eq!(replica.set_role(role(1, 0, &[1]), AT), Offset::new(5));
+        assert!(replica.knows_its_end());
         assert_eq!(replica.appended(Offset::new(9)), Offset::new(5));
         assert_eq!(replica.flushed(Offset::new(7)), Offset::new(7));
         assert_eq!(replica.set_exposes_appended(true), Offset::new(9));
@@ -230,6 +237,7 @@ mod tests {
     fn the_slowest_replica_in_sync_decides() {
         let mut replica = Replication::new(ME, Offset::new(10), Offset::new(10));
         assert_eq!(replica.set_role(role(1, 3, &[1, 2, 3]), AT), Offset::ZERO);
+        assert!(!replica.knows_its_end());
         assert_eq!(replica.follower_at(BrokerId::new(2), Offset::new(8), AT), Offset::ZERO);
         assert_eq!(replica.follower_at(BrokerId::new(3), Offset::new(6), AT), Offset::new(6));
         assert_eq!(replica.set_role(role(1, 3, &[1, 2]), AT), Offset::new(8));
