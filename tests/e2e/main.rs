@@ -17,3 +17,4 @@ mod replication;
 mod storm;
 mod versions;
 mod wire;
+mod zookeeper;
