@@ -9,17 +9,19 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use super::{JournalError, JournalOptions, Space};
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{DIRECT_ALIGNMENT, Disk, DiskFile, OpenMode};
 
 /// The name of the file with the journal's id.
 const ID_FILE: &str = "journal.id";
 const SUFFIX: &str = ".journal";
 /// The name of the file that is being made ready.
 const PREPARED: &str = "prepared";
-/// How many zeros are written at once while a file is prepared.
-const ZEROS: usize = 1 << 20;
+/// How many zeros are written at once while a file is prepared, and the pause behind them: appends go first.
+const ZEROS: usize = 256 << 10;
+const PAUSE: Duration = Duration::from_millis(1);
 /// The most released files that a chain keeps for reuse.
 const SPARE_FILES: usize = 2;
 /// A ring of fewer files could not be written while it is checkpointed.
@@ -200,7 +202,7 @@ impl Files {
         let dir = self.dir.clone();
         let failed = |source| JournalError::io("recycle a file of", &dir, source);
         let (from, path) = (self.path(free), self.path(number));
-        prepare(self.disk.as_ref(), &dir, Some(&from), self.options.file_bytes).map_err(failed)?;
+        prepare(self.disk.as_ref(), &dir, Some(&from), self.preparing(false)).map_err(failed)?;
         self.disk.rename(&dir.join(PREPARED), &path).map_err(failed)?;
         self.disk.sync_dir(&dir).map_err(failed)?;
         self.live.push(number);
@@ -217,10 +219,11 @@ impl Files {
         if free.is_none() && self.is_full() {
             return;
         }
-        let (disk, dir, len) = (Arc::clone(&self.disk), self.dir.clone(), self.options.file_bytes);
+        let (disk, dir, how) =
+            (Arc::clone(&self.disk), self.dir.clone(), self.preparing(!self.options.inline));
         let (answer, waiting) = mpsc::sync_channel(1);
         let work = move || {
-            let _ = answer.send(prepare(disk.as_ref(), &dir, free.as_deref(), len));
+            let _ = answer.send(prepare(disk.as_ref(), &dir, free.as_deref(), how));
         };
         if self.options.inline {
             work();
@@ -228,6 +231,10 @@ impl Files {
             return;
         }
         self.preparation = Preparation::UnderWay(waiting);
+    }
+
+    const fn preparing(&self, gently: bool) -> Preparing {
+        Preparing { len: self.options.file_bytes, direct: self.direct, gently }
     }
 
     fn is_full(&self) -> bool {
@@ -259,24 +266,46 @@ impl Files {
     }
 }
 
-/// Makes a file of `len` bytes whose blocks were all written, out of `from` if that is one. What `from` holds may
-/// stay: its groups have lower numbers.
-fn prepare(disk: &dyn Disk, dir: &Path, from: Option<&Path>, len: u64) -> io::Result<()> {
+/// How a file is prepared.
+#[derive(Clone, Copy)]
+struct Preparing {
+    /// Its bytes.
+    len: u64,
+    /// Whether zeros go around the page cache.
+    direct: bool,
+    /// Whether to pause between writes.
+    gently: bool,
+}
+
+/// Makes a file whose blocks were all written, out of `from` if that is one. What `from` holds may stay: its groups
+/// have lower numbers.
+fn prepare(disk: &dyn Disk, dir: &Path, from: Option<&Path>, how: Preparing) -> io::Result<()> {
     let path = dir.join(PREPARED);
     if let Some(from) = from {
         disk.rename(from, &path)?;
     }
     let file = disk.open(&path, OpenMode { create: true, ..OpenMode::default() })?;
-    let mut written = file.len()?;
-    if written != len {
-        file.set_len(0)?;
-        written = 0;
+    if file.len()? == how.len {
+        return file.sync_data();
     }
-    let zeros = vec![0; ZEROS.min(len as usize)];
-    while written < len {
-        let part = (len - written).min(zeros.len() as u64);
-        file.write_all_at(&[IoSlice::new(&zeros[..part as usize])], written)?;
+    file.set_len(0)?;
+    file.reserve(0, how.len)?;
+    // A burst of dirty pages would be in the way of the appends when it's synced.
+    let writer = if how.direct {
+        disk.open(&path, OpenMode { direct: true, ..OpenMode::default() })?
+    } else {
+        Arc::clone(&file)
+    };
+    let memory = vec![0; ZEROS.min(how.len as usize) + DIRECT_ALIGNMENT];
+    let zeros = &memory[memory.as_ptr().align_offset(DIRECT_ALIGNMENT)..][..memory.len() - DIRECT_ALIGNMENT];
+    let mut written = 0;
+    while written < how.len {
+        let part = (how.len - written).min(zeros.len() as u64);
+        writer.write_all_at(&[IoSlice::new(&zeros[..part as usize])], written)?;
         written += part;
+        if how.gently {
+            std::thread::sleep(PAUSE);
+        }
     }
     file.sync_data()
 }
