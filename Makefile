@@ -44,3 +44,9 @@ chaos: setup
 bench: build
 	benches/peers/fetch
 	$(CARGO) bench -p loggos-benches --bench end_to_end -- $(BENCH)
+
+# Each decoder for a minute (nightly and cargo-fuzz).
+fuzz:
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo "fuzz: needs a nightly toolchain and cargo install cargo-fuzz"; exit 1; }
+	cd protocol && for target in frame batch kafka_request jute; do \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$${FUZZ_SECONDS:-60} || exit 1; done
