@@ -36,6 +36,12 @@ sim:
 	LOGGOS_SIM_SEEDS=$${LOGGOS_SIM_SEEDS:-200} LOGGOS_GROUP_SEEDS=$${LOGGOS_GROUP_SEEDS:-20000} \
 	$(CARGO) test --release -p loggos-storage -p loggos-broker -p loggos-coordinator -- --nocapture
 
+# Hundreds of MB of real lines through every client and codec, byte by byte.
+interop: setup build
+	benches/peers/fetch
+	LOGGOS_BINARY=$${LOGGOS_BINARY:-$${CARGO_TARGET_DIR:-target}/release/loggos} \
+	$(CARGO) test --release -p loggos --test e2e -- --ignored --nocapture registry_sources
+
 # Hundreds of kills under load, and power cuts on a loop device (root).
 chaos: setup
 	LOGGOS_KILLS=$${LOGGOS_KILLS:-200} $(CARGO) test --release -p loggos --test e2e -- --nocapture kill_storm power_cut disk_full

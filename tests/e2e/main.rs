@@ -13,6 +13,7 @@ mod kill_storm;
 mod librdkafka;
 mod power_cut;
 mod process;
+mod registry_sources;
 mod replication;
 mod storm;
 mod versions;
