@@ -94,7 +94,8 @@ fn main() {
 
 type Measure = fn(&Broker, &Options, &mut Figures) -> Result<(), String>;
 
-const MEASURES: [(&str, Measure); 7] = [
+const MEASURES: [(&str, Measure); 9] = [
+    ("cold-start", cold_start),
     ("throughput-1k", throughput_1k),
     ("throughput-200b", throughput_200b),
     ("throughput-100b", throughput_100b),
@@ -102,6 +103,7 @@ const MEASURES: [(&str, Measure); 7] = [
     ("linger0", linger0),
     ("one-in-flight", one_in_flight),
     ("thousand-partitions", thousand_partitions),
+    ("stored-data", stored_data),
 ];
 
 fn with_broker(
@@ -184,6 +186,30 @@ fn paced(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<()
 
 fn linger0(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     at_rate(broker, &shape("linger0", 6, 1024, 0), 5_000, options.seconds, "5,000/s 1 KiB linger 0", figures)
+}
+
+/// From exec to the first acknowledged record on an empty directory.
+fn cold_start(broker: &Broker, _options: &Options, figures: &mut Figures) -> Result<(), String> {
+    let shape = shape("first", 1, 100, 0);
+    let began = std::time::Instant::now();
+    load::create_topic(&broker.bootstrap, &shape)?;
+    load::produce(&broker.bootstrap, &shape, 1)?;
+    let took = broker.started_in + began.elapsed();
+    figures.note("exec to first acknowledged record, topic made in between, ms", took.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+/// The same load with little stored, and with a hundred times as much.
+fn stored_data(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    let shape = shape("stored", 1, 1024, 5);
+    load::create_topic(&broker.bootstrap, &shape)?;
+    for (name, count) in [("1 ×", 20_000), ("100 ×", 1_980_000)] {
+        load::produce(&broker.bootstrap, &shape, count)?;
+        let paced = load::pace(&broker.bootstrap, &shape, 5_000, Duration::from_secs(options.seconds))?;
+        note_latencies(figures, &format!("{name} 20 MB stored, 5,000/s: ack"), &paced.acknowledged);
+        note_latencies(figures, &format!("{name} 20 MB stored, 5,000/s: produce→consume"), &paced.consumed);
+    }
+    Ok(())
 }
 
 fn thousand_partitions(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
