@@ -3,7 +3,10 @@
 
 use core::net::IpAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use loggos_protocol::zookeeper::{Acl, Id};
+use sha1::{Digest as _, Sha1};
 
 /// Whether someone with these identities has the permission.
 pub(super) fn allows(acl: &[Acl], perm: i32, ids: &[Id]) -> bool {
@@ -52,7 +55,7 @@ pub(super) fn resolve(given: &[Acl], ids: &[Id]) -> Option<Vec<Acl>> {
         match id.scheme.as_str() {
             "world" if id.id == "anyone" => add(entry.clone()),
             "ip" if is_network(&id.id) => add(entry.clone()),
-            "digest" if id.id.split(':').count() == 2 => add(entry.clone()),
+            "digest" if is_digest(&id.id) => add(entry.clone()),
             "auth" => {
                 let mut own = ids.iter().filter(|id| id.scheme != "ip" && id.scheme != "super").peekable();
                 own.peek()?;
@@ -66,7 +69,20 @@ pub(super) fn resolve(given: &[Acl], ids: &[Id]) -> Option<Vec<Acl>> {
 
 fn is_network(text: &str) -> bool {
     let (address, bits) = text.split_once('/').unwrap_or((text, "0"));
-    address.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 128)
+    let Ok(address) = address.parse::<IpAddr>() else { return false };
+    let all = if address.is_ipv4() { 32 } else { 128 };
+    bits.parse::<u8>().is_ok_and(|bits| bits <= all)
+}
+
+/// A user and a hash; as Java splits, colons at the end are nothing.
+fn is_digest(text: &str) -> bool {
+    text.trim_end_matches(':').split(':').count() == 2
+}
+
+/// The id that `user:password` proves under the scheme `digest`: `user:base64(sha1("user:password"))`.
+pub fn digest_id(user_and_password: &str) -> String {
+    let user = user_and_password.split(':').next().unwrap_or_default();
+    format!("{user}:{}", STANDARD.encode(Sha1::digest(user_and_password)))
 }
 
 /// The ACL as it's shown to someone who may not change it: users without their digests.
@@ -97,6 +113,24 @@ mod tests {
         assert!(address_matches("127.0.0.1", "127.0.0.1"));
         assert!(address_matches("fe80::/10", "fe80::1"));
         assert!(!address_matches("10.0.0.0/99", "10.0.0.1"));
+    }
+
+    #[test]
+    fn what_can_be_an_id() {
+        // As a server of ZooKeeper 3.8 answered.
+        for good in ["10.0.0.0/32", "10.0.0.0", "::1/128", "::1"] {
+            assert!(is_network(good), "{good}");
+        }
+        for bad in ["10.0.0.0/33", "::1/129", "10.0.0.1/", "10.0.0", "10.0.0.1/-1", ""] {
+            assert!(!is_network(bad), "{bad}");
+        }
+        for good in ["u:h", "u:h:", ":h"] {
+            assert!(is_digest(good), "{good}");
+        }
+        for bad in ["u:", "u", "", ":", "u:h:x"] {
+            assert!(!is_digest(bad), "{bad}");
+        }
+        assert_eq!(digest_id("super:test"), "super:D/InIHSb7yEEbrWz8b9l71RjZJU=");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use loggos_protocol::zookeeper::{Acl, ErrorCode, EventType, Id, Stat, WatchEvent
 
 use super::command::{Command, CreateKind, Entry, Write};
 use super::node::{Node, Owner};
+use super::quota::Usage;
 use super::{Applied, NodeEvent, Outcome, Part, SESSION_TAG, Session, Tree, acl, path};
 
 /// Nodes that are always there.
@@ -170,18 +171,14 @@ impl Tree {
         kind: CreateKind,
         events: &mut Vec<NodeEvent>,
     ) -> Result<(String, Stat), ErrorCode> {
-        if path.contains('\0') {
-            return Err(ErrorCode::BAD_ARGUMENTS);
-        }
-        let (parent_path, name) = path::split(path).ok_or(ErrorCode::BAD_ARGUMENTS)?;
+        let parent_path = parent_of(path)?;
         let acl = acl::resolve(acl, caller.ids).ok_or(ErrorCode::INVALID_ACL)?;
         let parent = self.nodes.get(parent_path).ok_or(ErrorCode::NO_NODE)?;
         if !acl::allows(&parent.acl, perms::CREATE, caller.ids) {
             return Err(ErrorCode::NO_AUTH);
         }
-        let name =
-            if kind.is_sequential() { format!("{name}{:010}", parent.creates) } else { name.to_owned() };
-        let path = path::join(parent_path, &name);
+        let path =
+            if kind.is_sequential() { format!("{path}{:010}", parent.creates) } else { path.to_owned() };
         if !path::is_valid(&path) {
             return Err(ErrorCode::BAD_ARGUMENTS);
         }
@@ -191,28 +188,42 @@ impl Tree {
         if matches!(parent.owner, Owner::Ephemeral(_)) {
             return Err(ErrorCode::NO_CHILDREN_FOR_EPHEMERALS);
         }
-        let parent_acl = Arc::clone(&parent.acl);
+        self.check_quota(&path, Usage::new(1, data.as_ref().map_or(0, Bytes::len)))?;
         let node = self.new_node(data, acl.into(), owner_of(kind, caller.session));
         let stat = node.stat();
-        let (zxid, key): (Zxid, Arc<str>) = (self.zxid, path.as_str().into());
-        if let Some(parent) = self.nodes.get_mut(parent_path) {
+        self.put_in(&path, node, events);
+        Ok((path, stat))
+    }
+
+    /// Adds a node without asking; its parent is there.
+    fn put_in(&mut self, path: &str, node: Node, events: &mut Vec<NodeEvent>) {
+        events.push(event(EventType::NodeCreated, path, &node.acl));
+        let zxid = self.zxid;
+        if let Some((parent_path, name)) = path::split(path)
+            && let Some(parent) = self.nodes.get_mut(parent_path)
+        {
             parent.creates = parent.creates.wrapping_add(1);
             parent.pzxid = zxid;
-            parent.children.insert(name.as_str().into());
+            parent.children.insert(name.into());
+            events.push(event(EventType::NodeChildrenChanged, parent_path, &parent.acl));
         }
-        if kind.is_ephemeral()
-            && let Some(session) = self.sessions.get_mut(&caller.session)
-        {
-            session.ephemerals.insert(Arc::clone(&key));
+        let key: Arc<str> = path.into();
+        match node.owner {
+            Owner::Ephemeral(session) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.ephemerals.insert(Arc::clone(&key));
+                }
+            }
+            Owner::Container | Owner::Ttl(_) => {
+                self.mortal.insert(Arc::clone(&key));
+            }
+            Owner::None => {}
         }
-        if matches!(node.owner, Owner::Container | Owner::Ttl(_)) {
-            self.mortal.insert(Arc::clone(&key));
-        }
-        self.data_bytes += path.len() + node.data_len();
-        events.push(event(EventType::NodeCreated, &path, &node.acl));
-        events.push(event(EventType::NodeChildrenChanged, parent_path, &parent_acl));
+        let bytes = node.data_len();
+        self.data_bytes += path.len() + bytes;
         self.nodes.insert(key, node);
-        Ok((path, stat))
+        self.note_usage(path, Usage::new(1, bytes));
+        self.begin_quota(path);
     }
 
     fn new_node(&self, data: Option<Bytes>, acl: Arc<[Acl]>, owner: Owner) -> Node {
@@ -242,12 +253,12 @@ impl Tree {
         if ROOTS.contains(&path) {
             return Err(ErrorCode::BAD_ARGUMENTS);
         }
-        let (parent_path, _) = path::split(path).ok_or(ErrorCode::BAD_ARGUMENTS)?;
-        let parent = self.nodes.get(parent_path).ok_or(ErrorCode::NO_NODE)?;
-        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
+        let parent = self.nodes.get(parent_of(path)?).ok_or(ErrorCode::NO_NODE)?;
+        // Before the node is looked for: who may not remove doesn't learn what is there.
         if !acl::allows(&parent.acl, perms::DELETE, caller.ids) {
             return Err(ErrorCode::NO_AUTH);
         }
+        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
         check_version(version, node.version)?;
         if !node.children.is_empty() {
             return Err(ErrorCode::NOT_EMPTY);
@@ -274,6 +285,7 @@ impl Tree {
             parent.pzxid = zxid;
             events.push(event(EventType::NodeChildrenChanged, parent_path, &parent.acl));
         }
+        self.note_usage(path, Usage::new(0, 0).since(Usage::new(1, node.data_len())));
     }
 
     fn set_data(
@@ -285,19 +297,20 @@ impl Tree {
         events: &mut Vec<NodeEvent>,
     ) -> Result<Stat, ErrorCode> {
         let node = self.permitted(caller, path, perms::WRITE)?;
-        check_version(version, node.version)?;
         let (zxid, time_ms, held) = (self.zxid, self.time_ms, node.data_len());
+        let holds = data.as_ref().map_or(0, Bytes::len);
+        let change = Usage::new(0, holds).since(Usage::new(0, held));
+        // Before the version: that is the error which ZooKeeper gives.
+        self.check_quota(path, change)?;
+        check_version(version, node.version)?;
         let node = self.nodes.get_mut(path).ok_or(ErrorCode::NO_NODE)?;
         node.data = data;
-        // -1 means "any" in requests: no node ever has it.
-        node.version = match node.version.wrapping_add(1) {
-            -1 => 0,
-            version => version,
-        };
+        node.version = next_version(node.version);
         (node.mzxid, node.mtime_ms) = (zxid, time_ms);
         events.push(event(EventType::NodeDataChanged, path, &node.acl));
-        let (stat, holds) = (node.stat(), node.data_len());
+        let stat = node.stat();
         self.data_bytes = self.data_bytes + holds - held;
+        self.note_usage(path, change);
         Ok(stat)
     }
 
@@ -316,7 +329,7 @@ impl Tree {
         check_version(version, node.aversion)?;
         let node = self.nodes.get_mut(path).ok_or(ErrorCode::NO_NODE)?;
         node.acl = resolved.into();
-        node.aversion = node.aversion.wrapping_add(1);
+        node.aversion = next_version(node.aversion);
         Ok(node.stat())
     }
 
@@ -345,6 +358,22 @@ const fn owner_of(kind: CreateKind, session: SessionId) -> Owner {
 
 const fn check_version(wanted: i32, found: i32) -> Result<(), ErrorCode> {
     if wanted == -1 || wanted == found { Ok(()) } else { Err(ErrorCode::BAD_VERSION) }
+}
+
+/// -1 means "any" in requests: no node ever has it (ZOOKEEPER-4743).
+const fn next_version(version: i32) -> i32 {
+    match version.wrapping_add(1) {
+        -1 => 0,
+        next => next,
+    }
+}
+
+/// The parent of a path that may still be malformed, as ZooKeeper finds it: that the path can be a node's is found
+/// out later, and other errors win.
+fn parent_of(path: &str) -> Result<&str, ErrorCode> {
+    let (parent, _) =
+        path.rsplit_once('/').filter(|_| !path.contains('\0')).ok_or(ErrorCode::BAD_ARGUMENTS)?;
+    Ok(if parent.is_empty() { "/" } else { parent })
 }
 
 fn event(event: EventType, path: &str, acl: &Arc<[Acl]>) -> NodeEvent {

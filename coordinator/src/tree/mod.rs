@@ -6,6 +6,7 @@
 //! | `command` | what a slot of the log holds |
 //! | `apply` | one operation → its outcome and its events |
 //! | `acl`, `path`, `node` | who may, what can be a name, what a node is |
+//! | `quota` | how much a subtree may hold |
 //! | `snapshot` | all of it as bytes, and the digest that compares two trees |
 //!
 //! A clone shares its structure, so that a snapshot is written while the tree goes on. Called by `driver`.
@@ -15,6 +16,7 @@ mod apply;
 mod command;
 mod node;
 mod path;
+mod quota;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use loggos_protocol::ids::{SessionId, Zxid};
 use loggos_protocol::zookeeper::{Acl, ErrorCode, Id, Stat, WatchEvent, perms};
 use thiserror::Error;
 
+pub use acl::digest_id;
 pub use command::{Command, CreateKind, Entry, Write};
 
 use node::{Node, Owner};
@@ -163,7 +166,8 @@ impl Default for Tree {
             mtime_ms: 0,
             version: 0,
             aversion: 0,
-            creates: i32::try_from(children.len()).unwrap_or(0),
+            // ZooKeeper doesn't count its own: the root's cversion begins at -1, its numbers at 0.
+            creates: 0,
             owner: Owner::None,
             children: children.iter().map(|name| Arc::from(*name)).collect(),
         };
@@ -280,10 +284,17 @@ impl Tree {
     /// `NO_NODE`, `NO_AUTH`.
     pub fn descendants(&self, path: &str, ids: &[Id]) -> Result<usize, ErrorCode> {
         self.readable(path, ids)?;
+        Ok(self.below(path).count())
+    }
+
+    /// All nodes below `path`, without itself.
+    fn below(&self, path: &str) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         let prefix = path::join(path, "");
         let from: Arc<str> = prefix.as_str().into();
-        let below = self.nodes.range(from..).take_while(|(other, _)| other.starts_with(prefix.as_str()));
-        Ok(below.filter(|(other, _)| &***other != path).count())
+        self.nodes
+            .range(from..)
+            .take_while(move |(other, _)| other.starts_with(prefix.as_str()))
+            .filter(move |(other, _)| &***other != path)
     }
 
     /// At most `limit` containers and nodes with a time to live that nobody uses any more.
@@ -295,8 +306,10 @@ impl Tree {
     fn is_unused(&self, path: &str, now_ms: i64) -> bool {
         let Some(node) = self.nodes.get(path).filter(|node| node.children.is_empty()) else { return false };
         match node.owner {
-            Owner::Container => node.creates > 0 || now_ms - node.ctime_ms > UNUSED_CONTAINER_MS,
-            Owner::Ttl(ttl_ms) => now_ms - node.mtime_ms > ttl_ms,
+            Owner::Container => {
+                node.creates > 0 || now_ms.saturating_sub(node.ctime_ms) > UNUSED_CONTAINER_MS
+            }
+            Owner::Ttl(ttl_ms) => now_ms.saturating_sub(node.mtime_ms) > ttl_ms,
             Owner::None | Owner::Ephemeral(_) => false,
         }
     }

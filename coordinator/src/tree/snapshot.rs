@@ -8,6 +8,7 @@
 use bytes::BufMut;
 use imbl::{OrdMap, OrdSet};
 use loggos_protocol::ids::{SessionId, Zxid};
+use sha1::{Digest as _, Sha1};
 
 use super::command::{Reader, put_acl, put_count, put_data, put_text};
 use super::node::{Node, Owner};
@@ -26,9 +27,7 @@ impl Tree {
         out.put_i64(self.time_ms);
         put_count(&mut out, self.sessions.len());
         for (id, session) in &self.sessions {
-            out.put_i64(id.raw());
-            out.put_u32(session.timeout_ms);
-            out.put_slice(&session.password);
+            put_session(&mut out, *id, session);
         }
         put_count(&mut out, self.nodes.len());
         for (path, node) in &self.nodes {
@@ -69,6 +68,9 @@ impl Tree {
         for (path, node) in reader.list(take_node)? {
             tree.put_back(path, node)?;
         }
+        if !reader.0.is_empty() {
+            return Err(TreeError::Malformed);
+        }
         Ok(tree)
     }
 
@@ -77,8 +79,9 @@ impl Tree {
         let key: std::sync::Arc<str> = path.as_str().into();
         if let Some((parent, name)) = path::split(&path) {
             self.nodes.get_mut(parent).ok_or(TreeError::Malformed)?.children.insert(name.into());
-            self.data_bytes += path.len() + node.data_len();
+            self.data_bytes += path.len();
         }
+        self.data_bytes += node.data_len();
         match node.owner {
             Owner::Ephemeral(session) => {
                 let session = self.sessions.get_mut(&session).ok_or(TreeError::Malformed)?;
@@ -93,18 +96,32 @@ impl Tree {
         Ok(())
     }
 
-    /// Equal trees have equal digests.
+    /// Equal nodes and sessions have equal digests, whatever the zxid and the time.
     pub fn digest(&self) -> u64 {
-        let mut sum = 0u64;
-        for (path, node) in &self.nodes {
-            let mut bytes = Vec::new();
+        let mut bytes = Vec::new();
+        let nodes = self.nodes.iter().fold(0u64, |sum, (path, node)| {
+            bytes.clear();
             put_node(&mut bytes, path, node);
-            let low = crc32fast::hash(&bytes);
-            bytes.push(1);
-            sum = sum.wrapping_add(u64::from(crc32fast::hash(&bytes)) << 32 | u64::from(low));
-        }
-        sum
+            sum.wrapping_add(hash(&bytes))
+        });
+        self.sessions.iter().fold(nodes, |sum, (id, session)| {
+            bytes.clear();
+            put_session(&mut bytes, *id, session);
+            sum.wrapping_add(hash(&bytes))
+        })
     }
+}
+
+/// Eight bytes of a SHA-1: two checksums of one polynomial would tell no more than one.
+fn hash(bytes: &[u8]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = <[u8; 20]>::from(Sha1::digest(bytes));
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn put_session(out: &mut Vec<u8>, id: SessionId, session: &Session) {
+    out.put_i64(id.raw());
+    out.put_u32(session.timeout_ms);
+    out.put_slice(&session.password);
 }
 
 fn put_node(out: &mut Vec<u8>, path: &str, node: &Node) {
