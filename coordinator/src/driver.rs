@@ -255,7 +255,8 @@ impl Driver {
                 session = format_args!("{session:#x}", session = session.raw()),
                 "a session expires"
             );
-            self.enqueue(Command::Expire { session }, Origin::Own);
+            let epoch = self.tree.epoch();
+            self.enqueue(Command::Expire { session, epoch }, Origin::Own);
         }
         if self.swept.elapsed() >= SWEEP {
             self.swept = Instant::now();

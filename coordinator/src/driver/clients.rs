@@ -17,7 +17,7 @@ use super::{Arrival, Driver, Input, Origin, Outcome, millis};
 use crate::metrics;
 use crate::server::outbox::Outbox;
 use crate::server::request::{self, Shape, Sorted};
-use crate::tree::{Applied, Command};
+use crate::tree::{Applied, Command, Fence, Stamp};
 use crate::watches::ConnectionId;
 
 /// A connected client.
@@ -29,6 +29,8 @@ pub(super) struct Client {
     pub received: u64,
     pub sent: u64,
     stage: Stage,
+    /// This attachment of its session, and the number of its next entry.
+    stamp: Stamp,
     /// What it may call itself: its address, and what it has proved.
     ids: Arc<Vec<Id>>,
     /// Requests that aren't answered, in their order; empty unless a write is under way.
@@ -111,6 +113,7 @@ impl Driver {
             received: 1,
             sent: 0,
             stage: Stage::Opening(VecDeque::new()),
+            stamp: Stamp { fence: Fence(rand::random()), number: 1 },
             ids: Arc::new(vec![address]),
             waiting: VecDeque::new(),
             read_only: connect.read_only,
@@ -120,12 +123,15 @@ impl Driver {
             client.cut_off();
         } else if connect.session.raw() == 0 {
             let timeout_ms = u32::try_from(client.timeout.as_millis()).unwrap_or(u32::MAX);
-            let command = Command::CreateSession { timeout_ms, password: rand::random() };
+            let fence = client.stamp.fence;
+            let command = Command::CreateSession { timeout_ms, password: rand::random(), fence };
             self.enqueue(command, Origin::Opening(connection));
         } else if self.tree.session_password(connect.session).is_some_and(|own| own == connect.password[..]) {
             self.expiry.touch(connect.session, self.now());
             self.take_over(connect.session, connection);
-            self.enqueue(Command::Attach { session: connect.session }, Origin::Opening(connection));
+            let before = self.tree.attachment(connect.session).unwrap_or_default().fence;
+            let (session, fence) = (connect.session, client.stamp.fence);
+            self.enqueue(Command::Attach { session, before, fence }, Origin::Opening(connection));
         } else {
             client.refuse_session();
         }
@@ -203,7 +209,7 @@ impl Driver {
         self.expiry.touch(client.session, now);
         let Arrival { header, request, at } = arrival;
         let xid = header.xid;
-        match request::sort(request, client.session, &client.ids) {
+        match request::sort(request, client.session, client.stamp, &client.ids) {
             Sorted::Ping => {
                 let zxid = self.tree.zxid();
                 client.reply(XID_PING, zxid, &Ok(Reply::Empty));
@@ -211,6 +217,7 @@ impl Driver {
                 self.statistics.answered(false, at);
             }
             Sorted::Command { command, shape, last } => {
+                client.stamp.number += 1;
                 client.waiting.push_back(Waiting::Write { xid, shape, at, last });
                 if last {
                     client.stage = Stage::Deaf;

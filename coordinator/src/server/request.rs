@@ -11,7 +11,7 @@ use loggos_protocol::zookeeper::{
 };
 use sha1::{Digest as _, Sha1};
 
-use crate::tree::{Command, CreateKind, Outcome, Part, Tree, Write};
+use crate::tree::{Command, CreateKind, Outcome, Part, Stamp, Tree, Write};
 use crate::watches::{ConnectionId, WatchKind, Watches};
 
 /// addWatch's mode of a persistent watch.
@@ -40,8 +40,13 @@ pub(crate) struct Shape {
     parts: Vec<i32>,
 }
 
-/// Says what is to be done with a client's request.
-pub(crate) fn sort(request: Result<Request, JuteError>, session: SessionId, ids: &[Id]) -> Sorted {
+/// Says what is to be done with a client's request; a command gets this stamp.
+pub(crate) fn sort(
+    request: Result<Request, JuteError>,
+    session: SessionId,
+    stamp: Stamp,
+    ids: &[Id],
+) -> Sorted {
     let request = match request {
         Ok(request) => request,
         Err(JuteError::UnknownOperation { .. }) => {
@@ -54,7 +59,7 @@ pub(crate) fn sort(request: Result<Request, JuteError>, session: SessionId, ids:
         Request::Ping => return Sorted::Ping,
         Request::Auth { scheme, auth, .. } => return Sorted::Auth { scheme, auth },
         Request::CloseSession => {
-            return Sorted::Command { command: Command::Close { session }, shape, last: true };
+            return Sorted::Command { command: Command::Close { session, stamp }, shape, last: true };
         }
         Request::Check { .. } | Request::DeleteContainer { .. } => {
             return Sorted::Refused { code: ErrorCode::UNIMPLEMENTED, last: true };
@@ -72,7 +77,11 @@ pub(crate) fn sort(request: Result<Request, JuteError>, session: SessionId, ids:
         }
         read => return Sorted::Read(read),
     };
-    Sorted::Command { command: Command::Write { session, ids: ids.to_vec(), write }, shape, last: false }
+    Sorted::Command {
+        command: Command::Write { session, stamp, ids: ids.to_vec(), write },
+        shape,
+        last: false,
+    }
 }
 
 /// The tree's name for one write; flags that no create has are refused with `wrong`.

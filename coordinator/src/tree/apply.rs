@@ -12,10 +12,12 @@ use loggos_protocol::zookeeper::{Acl, ErrorCode, EventType, Id, Stat, WatchEvent
 use super::command::{Command, CreateKind, Entry, Write};
 use super::node::{Node, Owner};
 use super::quota::Usage;
-use super::{Applied, NodeEvent, Outcome, Part, SESSION_TAG, Session, Tree, acl, path};
+use super::{Applied, NodeEvent, Outcome, Part, Tree, acl, path};
 
 /// Nodes that are always there.
-const ROOTS: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"];
+const ROOTS: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", CONFIG];
+/// Shows the membership.
+const CONFIG: &str = "/zookeeper/config";
 
 /// Who makes a change.
 struct Caller<'a> {
@@ -27,61 +29,79 @@ impl Tree {
     /// Applies the next entry of the log.
     pub fn apply(&mut self, entry: &Entry) -> Applied {
         self.time_ms = self.time_ms.max(entry.time_ms);
-        if !is_counted(&entry.command) {
-            return Applied {
-                zxid: self.zxid,
-                outcome: self.apply_uncounted(&entry.command),
-                events: vec![],
-                ended: vec![],
-            };
+        if let Some(outcome) = self.apply_uncounted(&entry.command) {
+            let skipped = !matches!(entry.command, Command::Attach { .. } | Command::Noop);
+            return Applied { zxid: self.zxid, outcome, events: vec![], ended: vec![], skipped };
         }
         self.zxid = Zxid::new(self.zxid.raw() + 1);
         let mut events = Vec::new();
         let mut ended = Vec::new();
         let outcome = match &entry.command {
-            Command::CreateSession { timeout_ms, password } => Ok(self.begin_session(*timeout_ms, *password)),
-            Command::Close { session } | Command::Expire { session } => {
+            Command::CreateSession { timeout_ms, password, fence } => {
+                Ok(self.begin_session(*timeout_ms, *password, *fence))
+            }
+            Command::Close { session, .. } | Command::Expire { session, .. } => {
                 self.end_session(*session, &mut events).map(|()| {
                     ended.push(*session);
                     Outcome::Done
                 })
             }
-            Command::Write { session, ids, write } => {
-                if self.sessions.contains_key(session) {
-                    self.write(&Caller { session: *session, ids }, write, &mut events)
-                } else {
-                    Err(ErrorCode::SESSION_EXPIRED)
-                }
+            Command::Write { session, ids, write, .. } => {
+                self.write(&Caller { session: *session, ids }, write, &mut events)
             }
             Command::Remove { path } => self.remove_if_unused(path, &mut events),
             Command::Attach { .. } | Command::Noop => Ok(Outcome::Done),
         };
-        Applied { zxid: self.zxid, outcome, events, ended }
+        Applied { zxid: self.zxid, outcome, events, ended, skipped: false }
     }
 
-    fn apply_uncounted(&self, command: &Command) -> Result<Outcome, ErrorCode> {
+    /// What comes of an entry that takes no zxid: it only moves a session, or does nothing, as it did before or
+    /// must not any more. `None` for all others.
+    fn apply_uncounted(&mut self, command: &Command) -> Option<Result<Outcome, ErrorCode>> {
         match command {
-            Command::Attach { session } if self.sessions.contains_key(session) => {
-                Ok(Outcome::Session(*session))
+            Command::Noop => Some(Ok(Outcome::Done)),
+            Command::Attach { session, before, fence } => Some(self.attach(*session, *before, *fence)),
+            Command::CreateSession { password, .. } => {
+                self.begun_with(password).map(|session| Ok(Outcome::Session(session)))
             }
-            Command::Attach { .. } => Err(ErrorCode::SESSION_EXPIRED),
-            _ => Ok(Outcome::Done),
+            Command::Expire { epoch, .. } if *epoch != self.epoch => Some(Err(ErrorCode::SESSION_EXPIRED)),
+            Command::Close { session, stamp } | Command::Write { session, stamp, .. } => {
+                let admitted = self.admit(*session, *stamp);
+                (!admitted).then_some(Err(ErrorCode::SESSION_EXPIRED))
+            }
+            Command::Expire { .. } | Command::Remove { .. } => None,
         }
     }
 
-    fn begin_session(&mut self, timeout_ms: u32, password: [u8; 16]) -> Outcome {
-        let id = SessionId::new(SESSION_TAG << 56 | self.zxid.raw());
-        self.sessions.insert(id, Session { timeout_ms, password, ephemerals: Default::default() });
-        Outcome::Session(id)
+    /// A new leader's first word: what older leaders decided by themselves has no effect from now on.
+    pub fn lead(&mut self, epoch: u64, time_ms: i64) {
+        self.time_ms = self.time_ms.max(time_ms);
+        self.epoch = epoch;
     }
 
-    /// All its ephemeral nodes go with this one zxid.
-    fn end_session(&mut self, session: SessionId, events: &mut Vec<NodeEvent>) -> Result<(), ErrorCode> {
-        let ended = self.sessions.remove(&session).ok_or(ErrorCode::SESSION_EXPIRED)?;
-        for path in &ended.ephemerals {
-            self.take_out(path, events);
+    /// A change of the membership, as `/zookeeper/config` shows it. It takes a zxid; `text` makes the node's data
+    /// of it.
+    pub fn configure(&mut self, time_ms: i64, text: impl FnOnce(Zxid) -> Bytes) -> Applied {
+        self.time_ms = self.time_ms.max(time_ms);
+        self.zxid = Zxid::new(self.zxid.raw() + 1);
+        let (zxid, time_ms, data) = (self.zxid, self.time_ms, text(self.zxid));
+        let mut events = Vec::new();
+        if let Some(node) = self.nodes.get_mut(CONFIG) {
+            self.data_bytes = self.data_bytes + data.len() - node.data_len();
+            node.data = Some(data);
+            node.version = next_version(node.version);
+            (node.mzxid, node.mtime_ms) = (zxid, time_ms);
+            events.push(event(EventType::NodeDataChanged, CONFIG, &node.acl));
         }
-        Ok(())
+        Applied { zxid, outcome: Ok(Outcome::Done), events, ended: vec![], skipped: false }
+    }
+
+    /// The first membership, which stands in the tree before any entry is applied.
+    pub fn found(&mut self, text: Bytes) {
+        if let Some(node) = self.nodes.get_mut(CONFIG) {
+            self.data_bytes = self.data_bytes + text.len() - node.data_len();
+            node.data = Some(text);
+        }
     }
 
     fn remove_if_unused(&mut self, path: &str, events: &mut Vec<NodeEvent>) -> Result<Outcome, ErrorCode> {
@@ -268,7 +288,7 @@ impl Tree {
     }
 
     /// Removes a node without asking.
-    fn take_out(&mut self, path: &str, events: &mut Vec<NodeEvent>) {
+    pub(super) fn take_out(&mut self, path: &str, events: &mut Vec<NodeEvent>) {
         let Some(node) = self.nodes.remove(path) else { return };
         self.data_bytes = self.data_bytes.saturating_sub(path.len() + node.data_len());
         self.mortal.remove(path);
@@ -340,11 +360,6 @@ impl Tree {
         let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
         if acl::allows(&node.acl, perm, caller.ids) { Ok(node) } else { Err(ErrorCode::NO_AUTH) }
     }
-}
-
-/// Whether an entry takes a zxid, be it that it fails.
-const fn is_counted(command: &Command) -> bool {
-    !matches!(command, Command::Attach { .. } | Command::Noop)
 }
 
 const fn owner_of(kind: CreateKind, session: SessionId) -> Owner {

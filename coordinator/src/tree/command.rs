@@ -8,9 +8,9 @@ use bytes::{Buf, BufMut, Bytes};
 use loggos_protocol::ids::SessionId;
 use loggos_protocol::zookeeper::{Acl, ErrorCode, Id};
 
-use super::TreeError;
+use super::{Fence, Stamp, TreeError};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Multis hold no multis.
 const DEPTH_MAX: usize = 2;
 
@@ -134,28 +134,40 @@ pub enum Command {
     CreateSession {
         /// How long it lives without a sign, in milliseconds.
         timeout_ms: u32,
-        /// What its client shows when it comes back.
+        /// What its client shows when it comes back. Proposed twice with one password, it is one session.
         password: [u8; 16],
+        /// The connection that it is for.
+        fence: Fence,
     },
     /// A session's client has come back, and showed its password.
     Attach {
         /// Which.
         session: SessionId,
+        /// The attachment that it had; it has no effect if the session has moved on from there.
+        before: Fence,
+        /// The attachment that it gets.
+        fence: Fence,
     },
     /// A client ends its session.
     Close {
         /// Which.
         session: SessionId,
+        /// Its place among the session's entries.
+        stamp: Stamp,
     },
     /// A session has given no sign for too long.
     Expire {
         /// Which.
         session: SessionId,
+        /// The leadership that found it silent.
+        epoch: u64,
     },
     /// A client's write.
     Write {
         /// Whose.
         session: SessionId,
+        /// Its place among the session's entries.
+        stamp: Stamp,
         /// Who the client has proved to be.
         ids: Vec<Id>,
         /// What.
@@ -179,22 +191,33 @@ pub struct Entry {
     pub command: Command,
 }
 
-impl Entry {
-    /// The entry's bytes.
+impl Command {
+    /// The command's bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = vec![VERSION];
-        out.put_i64(self.time_ms);
-        match &self.command {
-            Command::CreateSession { timeout_ms, password } => {
+        match self {
+            Self::CreateSession { timeout_ms, password, fence } => {
                 out.put_u8(1);
                 out.put_u32(*timeout_ms);
                 out.put_slice(password);
+                out.put_u64(fence.0);
             }
-            Command::Attach { session } => put_session(&mut out, 2, *session),
-            Command::Close { session } => put_session(&mut out, 3, *session),
-            Command::Expire { session } => put_session(&mut out, 4, *session),
-            Command::Write { session, ids, write } => {
+            Self::Attach { session, before, fence } => {
+                put_session(&mut out, 2, *session);
+                out.put_u64(before.0);
+                out.put_u64(fence.0);
+            }
+            Self::Close { session, stamp } => {
+                put_session(&mut out, 3, *session);
+                put_stamp(&mut out, *stamp);
+            }
+            Self::Expire { session, epoch } => {
+                put_session(&mut out, 4, *session);
+                out.put_u64(*epoch);
+            }
+            Self::Write { session, stamp, ids, write } => {
                 put_session(&mut out, 5, *session);
+                put_stamp(&mut out, *stamp);
                 put_count(&mut out, ids.len());
                 for id in ids {
                     put_text(&mut out, &id.scheme);
@@ -202,11 +225,11 @@ impl Entry {
                 }
                 put_write(&mut out, write);
             }
-            Command::Remove { path } => {
+            Self::Remove { path } => {
                 out.put_u8(6);
                 put_text(&mut out, path);
             }
-            Command::Noop => out.put_u8(7),
+            Self::Noop => out.put_u8(7),
         }
         out.into()
     }
@@ -220,23 +243,51 @@ impl Entry {
         if reader.u8()? != VERSION {
             return Err(TreeError::Malformed);
         }
-        let time_ms = reader.i64()?;
         let command = match reader.u8()? {
-            1 => Command::CreateSession { timeout_ms: reader.u32()?, password: reader.array()? },
-            2 => Command::Attach { session: reader.session()? },
-            3 => Command::Close { session: reader.session()? },
-            4 => Command::Expire { session: reader.session()? },
+            1 => Self::CreateSession {
+                timeout_ms: reader.u32()?,
+                password: reader.array()?,
+                fence: reader.fence()?,
+            },
+            2 => Self::Attach { session: reader.session()?, before: reader.fence()?, fence: reader.fence()? },
+            3 => Self::Close { session: reader.session()?, stamp: reader.stamp()? },
+            4 => Self::Expire { session: reader.session()?, epoch: reader.u64()? },
             5 => {
-                let session = reader.session()?;
+                let (session, stamp) = (reader.session()?, reader.stamp()?);
                 let ids = reader.list(|reader| Ok(Id { scheme: reader.text()?, id: reader.text()? }))?;
-                Command::Write { session, ids, write: reader.write(DEPTH_MAX)? }
+                Self::Write { session, stamp, ids, write: reader.write(DEPTH_MAX)? }
             }
-            6 => Command::Remove { path: reader.text()? },
-            7 => Command::Noop,
+            6 => Self::Remove { path: reader.text()? },
+            7 => Self::Noop,
             _ => return Err(TreeError::Malformed),
         };
-        if reader.0.is_empty() { Ok(Self { time_ms, command }) } else { Err(TreeError::Malformed) }
+        if reader.0.is_empty() { Ok(command) } else { Err(TreeError::Malformed) }
     }
+}
+
+impl Entry {
+    /// The entry's bytes: its time, then the command's.
+    pub fn encode(&self) -> Bytes {
+        let command = self.command.encode();
+        let mut out = Vec::with_capacity(8 + command.len());
+        out.put_i64(self.time_ms);
+        out.put_slice(&command);
+        out.into()
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// `Malformed` for bytes that `encode` didn't give.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, TreeError> {
+        let time_ms = bytes.try_get_i64().map_err(|_| TreeError::Malformed)?;
+        Ok(Self { time_ms, command: Command::decode(bytes)? })
+    }
+}
+
+fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
+    out.put_u64(stamp.fence.0);
+    out.put_u64(stamp.number);
 }
 
 fn put_session(out: &mut Vec<u8>, kind: u8, session: SessionId) {
@@ -343,6 +394,18 @@ impl Reader<'_> {
 
     pub fn i64(&mut self) -> Result<i64, TreeError> {
         self.0.try_get_i64().map_err(|_| TreeError::Malformed)
+    }
+
+    pub fn u64(&mut self) -> Result<u64, TreeError> {
+        self.0.try_get_u64().map_err(|_| TreeError::Malformed)
+    }
+
+    pub fn fence(&mut self) -> Result<Fence, TreeError> {
+        self.u64().map(Fence)
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, TreeError> {
+        Ok(Stamp { fence: self.fence()?, number: self.u64()? })
     }
 
     pub fn session(&mut self) -> Result<SessionId, TreeError> {

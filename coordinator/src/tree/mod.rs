@@ -7,6 +7,7 @@
 //! | `apply` | one operation → its outcome and its events |
 //! | `acl`, `path`, `node` | who may, what can be a name, what a node is |
 //! | `quota` | how much a subtree may hold |
+//! | `sessions` | to which connection a session is attached, and which of its entries is the next |
 //! | `snapshot` | all of it as bytes, and the digest that compares two trees |
 //!
 //! A clone shares its structure, so that a snapshot is written while the tree goes on. Called by `driver`.
@@ -17,6 +18,7 @@ mod command;
 mod node;
 mod path;
 mod quota;
+mod sessions;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -31,8 +33,10 @@ use thiserror::Error;
 
 pub use acl::digest_id;
 pub use command::{Command, CreateKind, Entry, Write};
+pub use sessions::{Fence, Stamp};
 
 use node::{Node, Owner};
+use sessions::Session;
 
 /// The upper byte of our session ids: positive, and none of ZooKeeper's marks for containers and times to live.
 const SESSION_TAG: i64 = 0x4c;
@@ -117,6 +121,8 @@ pub struct Applied {
     pub events: Vec<NodeEvent>,
     /// Sessions that ended with it.
     pub ended: Vec<SessionId>,
+    /// It had taken effect before, or may not take effect: nothing has changed, nobody is answered.
+    pub skipped: bool,
 }
 
 impl Applied {
@@ -129,20 +135,15 @@ impl Applied {
     }
 }
 
-/// What is known of a session.
-#[derive(Clone, Debug)]
-struct Session {
-    timeout_ms: u32,
-    password: [u8; 16],
-    /// Paths of its ephemeral nodes.
-    ephemerals: OrdSet<Arc<str>>,
-}
-
 /// The tree and its sessions.
 #[derive(Clone, Debug)]
 pub struct Tree {
     nodes: OrdMap<Arc<str>, Node>,
     sessions: OrdMap<SessionId, Session>,
+    /// Which session was begun with which password: what its opener knows it by.
+    passwords: OrdMap<[u8; 16], SessionId>,
+    /// The ballot of the latest leader whose first word was applied.
+    epoch: u64,
     /// Containers and nodes with a time to live.
     mortal: OrdSet<Arc<str>>,
     zxid: Zxid,
@@ -178,7 +179,9 @@ impl Default for Tree {
         let data_bytes =
             nodes.keys().filter(|path| path::split(path).is_some()).map(|path: &Arc<str>| path.len()).sum();
         let (sessions, mortal) = (OrdMap::new(), OrdSet::new());
-        Self { nodes, sessions, mortal, zxid: Zxid::new(0), time_ms: 0, data_bytes }
+        let passwords = OrdMap::new();
+        let (epoch, zxid, time_ms) = (0, Zxid::new(0), 0);
+        Self { nodes, sessions, passwords, epoch, mortal, zxid, time_ms, data_bytes }
     }
 }
 
@@ -191,6 +194,11 @@ impl Tree {
     /// The last entry's time.
     pub const fn last_time_ms(&self) -> i64 {
         self.time_ms
+    }
+
+    /// The leadership that entries of a leader's own must name to take effect.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// How many nodes there are.

@@ -1,7 +1,7 @@
 //! The whole tree as bytes and back, and a digest that compares two trees.
 //!
 //! ```text
-//! magic u32 | version u8 | zxid i64 | time i64 | sessions | nodes | crc32 of all before u32
+//! magic u32 | version u8 | zxid i64 | time i64 | epoch u64 | sessions | nodes | crc32 of all before u32
 //! ```
 //! Called by the driver's snapshots and by its start.
 
@@ -12,10 +12,11 @@ use sha1::{Digest as _, Sha1};
 
 use super::command::{Reader, put_acl, put_count, put_data, put_text};
 use super::node::{Node, Owner};
-use super::{Session, Tree, TreeError, path};
+use super::sessions::Session;
+use super::{Tree, TreeError, path};
 
 const MAGIC: u32 = 0x4c47_5452;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Tree {
     /// All of it.
@@ -25,6 +26,7 @@ impl Tree {
         out.put_u8(VERSION);
         out.put_i64(self.zxid.raw());
         out.put_i64(self.time_ms);
+        out.put_u64(self.epoch);
         put_count(&mut out, self.sessions.len());
         for (id, session) in &self.sessions {
             put_session(&mut out, *id, session);
@@ -51,15 +53,19 @@ impl Tree {
         if reader.u32()? != MAGIC || reader.u8()? != VERSION {
             return Err(TreeError::Malformed);
         }
-        let (zxid, time_ms) = (Zxid::new(reader.i64()?), reader.i64()?);
+        let (zxid, time_ms, epoch) = (Zxid::new(reader.i64()?), reader.i64()?, reader.u64()?);
         let sessions = reader.list(|reader| {
             let id = reader.session()?;
             let (timeout_ms, password) = (reader.u32()?, reader.array()?);
-            Ok((id, Session { timeout_ms, password, ephemerals: OrdSet::new() }))
+            let (fence, next_number) = (reader.fence()?, reader.u64()?);
+            Ok((id, Session { timeout_ms, password, fence, next_number, ephemerals: OrdSet::new() }))
         })?;
+        let passwords = sessions.iter().map(|(id, session)| (session.password, *id)).collect();
         let mut tree = Self {
             nodes: OrdMap::new(),
             sessions: sessions.into_iter().collect(),
+            passwords,
+            epoch,
             mortal: OrdSet::new(),
             zxid,
             time_ms,
@@ -122,6 +128,8 @@ fn put_session(out: &mut Vec<u8>, id: SessionId, session: &Session) {
     out.put_i64(id.raw());
     out.put_u32(session.timeout_ms);
     out.put_slice(&session.password);
+    out.put_u64(session.fence.0);
+    out.put_u64(session.next_number);
 }
 
 fn put_node(out: &mut Vec<u8>, path: &str, node: &Node) {

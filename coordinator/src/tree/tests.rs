@@ -5,23 +5,26 @@ use loggos_protocol::ids::{SessionId, Zxid};
 use loggos_protocol::zookeeper::{Acl, ErrorCode, EventType, Id, perms};
 use proptest::prelude::*;
 
-use super::{Applied, Command, CreateKind, Entry, Outcome, Part, Tree, Write};
+use super::{Applied, Command, CreateKind, Entry, Fence, Outcome, Part, Stamp, Tree, Write};
 
 struct Bench {
     tree: Tree,
     session: SessionId,
+    begun: u8,
     time_ms: i64,
 }
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { tree: Tree::default(), session: SessionId::new(0), time_ms: 1000 };
+        let mut bench = Self { tree: Tree::default(), session: SessionId::new(0), begun: 0, time_ms: 1000 };
         bench.session = bench.begin();
         bench
     }
 
     fn begin(&mut self) -> SessionId {
-        let applied = self.apply(Command::CreateSession { timeout_ms: 1000, password: [1; 16] });
+        self.begun += 1;
+        let (password, fence) = ([self.begun; 16], Fence(self.begun.into()));
+        let applied = self.apply(Command::CreateSession { timeout_ms: 1000, password, fence });
         applied.session().expect("a session")
     }
 
@@ -31,7 +34,13 @@ impl Bench {
     }
 
     fn write(&mut self, write: Write) -> Result<Outcome, ErrorCode> {
-        self.apply(Command::Write { session: self.session, ids: vec![], write }).outcome
+        self.apply(self.command(vec![], write)).outcome
+    }
+
+    /// A write with the session's next stamp.
+    fn command(&self, ids: Vec<Id>, write: Write) -> Command {
+        let stamp = self.tree.attachment(self.session).unwrap_or_default();
+        Command::Write { session: self.session, stamp, ids, write }
     }
 
     fn create(&mut self, path: &str, kind: CreateKind) -> Result<String, ErrorCode> {
@@ -106,14 +115,13 @@ fn a_broker_learns_its_epoch_from_a_multi_as_kafka_does() {
 fn a_multi_is_all_or_nothing() {
     let mut bench = Bench::new();
     bench.create("/a", Persistent).expect("new");
-    let digest = bench.tree.digest();
+    let before = (bench.tree.stat("/a"), bench.tree.node_count(), bench.tree.data_bytes());
     let parts = vec![create("/a/b", Ephemeral), delete("/a", -1), set("/a", -1)];
-    let applied =
-        bench.apply(Command::Write { session: bench.session, ids: vec![], write: Write::Multi(parts) });
+    let applied = bench.apply(bench.command(vec![], Write::Multi(parts)));
     let codes = [ErrorCode::OK, ErrorCode::NOT_EMPTY, ErrorCode::RUNTIME_INCONSISTENCY];
     assert_eq!(applied.outcome, Ok(Outcome::Parts(codes.map(Part::Failed).to_vec())));
     assert!(applied.events.is_empty());
-    assert_eq!(bench.tree.digest(), digest);
+    assert_eq!((bench.tree.stat("/a"), bench.tree.node_count(), bench.tree.data_bytes()), before);
     assert_eq!(bench.tree.ephemeral_count(), 0);
     assert_eq!(applied.zxid, bench.tree.zxid(), "the tree's zxid is that of the failed multi");
 }
@@ -124,14 +132,14 @@ fn ephemerals_go_with_their_session_in_one_zxid() {
     bench.create("/a", Persistent).expect("new");
     bench.create("/a/one", Ephemeral).expect("new");
     bench.create("/a/two", Ephemeral).expect("new");
-    let applied = bench.apply(Command::Expire { session: bench.session });
+    let applied = bench.apply(Command::Expire { session: bench.session, epoch: 0 });
     let told: Vec<_> =
         applied.events.iter().map(|event| (event.event.event, event.event.path.as_str())).collect();
     let (deleted, children) = (EventType::NodeDeleted, EventType::NodeChildrenChanged);
     assert_eq!(told, [(deleted, "/a/one"), (children, "/a"), (deleted, "/a/two"), (children, "/a")]);
     assert_eq!(applied.ended, [bench.session]);
     assert_eq!(bench.create("/late", Persistent), Err(ErrorCode::SESSION_EXPIRED));
-    let again = bench.apply(Command::Expire { session: bench.session });
+    let again = bench.apply(Command::Expire { session: bench.session, epoch: 0 });
     assert!(again.outcome.is_err() && again.ended.is_empty());
 }
 
@@ -141,7 +149,7 @@ fn only_who_may_does_and_is_told() {
     let me = Id { scheme: "digest".to_owned(), id: "me:hash".to_owned() };
     let acl = vec![Acl { perms: perms::ALL, id: me.clone() }];
     let write = Write::Create { path: "/mine".to_owned(), data: None, acl, kind: Persistent };
-    let applied = bench.apply(Command::Write { session: bench.session, ids: vec![], write });
+    let applied = bench.apply(bench.command(vec![], write));
     assert!(applied.events[0].readable_by(std::slice::from_ref(&me)) && !applied.events[0].readable_by(&[]));
     assert_eq!(bench.tree.get_data("/mine", &[]), Err(ErrorCode::NO_AUTH));
     assert_eq!(bench.tree.get_data("/mine", &[me]).map(|(data, _)| data), Ok(None));
@@ -160,6 +168,41 @@ fn containers_and_the_forgotten_are_found_and_go() {
     bench.apply(Command::Remove { path: "/t".to_owned() }).outcome.expect_err("not yet");
     bench.apply(Command::Remove { path: "/c".to_owned() }).outcome.expect("unused");
     assert_eq!(bench.tree.stat("/c"), None);
+}
+
+#[test]
+fn each_entry_of_a_session_takes_effect_once_in_order_or_never() {
+    let mut bench = Bench::new();
+    let stamp = |fence, number| Stamp { fence: Fence(fence), number };
+    let session = bench.session;
+    let entry = |stamp, path| Command::Write { session, stamp, ids: vec![], write: create(path, Persistent) };
+    let zxid = bench.tree.zxid();
+    assert!(bench.apply(entry(stamp(1, 2), "/two")).skipped, "a gap: the first is missing");
+    assert!(!bench.apply(entry(stamp(1, 1), "/one")).skipped);
+    assert!(bench.apply(entry(stamp(1, 1), "/one")).skipped, "a repetition");
+    assert!(!bench.apply(entry(stamp(1, 2), "/two")).skipped);
+    assert_eq!(bench.tree.zxid().raw(), zxid.raw() + 2, "what is skipped takes no zxid");
+    let attach = |before, fence| Command::Attach { session, before: Fence(before), fence: Fence(fence) };
+    assert_eq!(bench.apply(attach(1, 7)).outcome, Ok(Outcome::Session(session)));
+    assert_eq!(bench.apply(attach(1, 8)).outcome, Err(ErrorCode::SESSION_MOVED));
+    assert!(bench.apply(entry(stamp(1, 3), "/late")).skipped, "sealed by the attachment");
+    assert!(!bench.apply(entry(stamp(7, 1), "/three")).skipped);
+    assert_eq!(bench.apply(attach(1, 7)).outcome, Ok(Outcome::Session(session)), "a repetition");
+    assert!(bench.apply(entry(stamp(7, 1), "/three")).skipped, "which doesn't count anew");
+    let begin = Command::CreateSession { timeout_ms: 1000, password: [1; 16], fence: Fence(1) };
+    let again = bench.apply(begin);
+    assert_eq!((again.session(), again.skipped), (Some(session), true), "one password, one session");
+    assert_eq!(bench.tree.stat("/late"), None);
+}
+
+#[test]
+fn what_a_former_leader_decided_alone_has_no_effect() {
+    let mut bench = Bench::new();
+    bench.tree.lead(5, 2000);
+    let old = bench.apply(Command::Expire { session: bench.session, epoch: 4 });
+    assert!(old.skipped && old.ended.is_empty());
+    assert_eq!(bench.apply(Command::Expire { session: bench.session, epoch: 5 }).ended, [bench.session]);
+    assert_eq!(Tree::restore(&bench.tree.snapshot()).map(|tree| tree.epoch()), Ok(5));
 }
 
 fn any_write() -> impl Strategy<Value = Write> {
@@ -188,8 +231,8 @@ proptest! {
         let mut bench = Bench::new();
         for (write, dice) in writes {
             let command = match dice {
-                0 => Command::Expire { session: bench.session },
-                _ => Command::Write { session: bench.session, ids: vec![], write },
+                0 => Command::Expire { session: bench.session, epoch: 0 },
+                _ => bench.command(vec![], write),
             };
             let entry = Entry { time_ms: bench.time_ms, command };
             let read = Entry::decode(&entry.encode()).expect("ours");
