@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::BrokerConfigs;
 use crate::controller::{Admin, Controller};
 use crate::error::BrokerError;
+use crate::group::table::Groups;
 use crate::log::{JournalMode, LogDir, LogDirOptions, LogError};
 use crate::metadata::{Metadata, View};
 use crate::partition::{Table, follower, isr};
@@ -125,7 +126,9 @@ impl Broker {
             tokio::spawn(isr::run(registry.clone(), metadata.clone(), Arc::clone(&table))),
         ];
         settle(&metadata, &table, id, epoch).await;
-        let context = Arc::new(Context { me: id, metadata, admin, table: Arc::clone(&table) });
+        let groups = Arc::new(Groups::new(id, registry.clone(), metadata.clone(), Arc::clone(&table)));
+        tasks.push(tokio::spawn(Arc::clone(&groups).run()));
+        let context = Arc::new(Context { me: id, metadata, admin, table: Arc::clone(&table), groups });
         let (stop, stopping) = watch::channel(false);
         let serving = tokio::spawn(listener.run(context, stopping));
         tasks.push(tokio::spawn(gauges(Arc::clone(&table))));

@@ -9,6 +9,7 @@ mod clients;
 mod command_line;
 mod disk_full;
 mod exposure;
+mod groups;
 mod kill_storm;
 mod librdkafka;
 mod power_cut;

@@ -244,6 +244,131 @@ fn cluster(client: &mut Client) {
     );
 }
 
+/// What a version of JoinGroup says to a newcomer: the id to come again with, or that it is in.
+fn groups(client: &mut Client, id: [u8; 16]) {
+    let topic_id = loggos_protocol::ids::TopicId::from_bytes(id).raw();
+    let group = |name: &str| GroupId(text(name));
+    client.sweep::<JoinGroupRequest>(
+        |version| {
+            let protocol = join_group_request::JoinGroupRequestProtocol::default()
+                .with_name(text("range"))
+                .with_metadata(vec![0, 0, 0, 0, 0, 0].into());
+            let request = JoinGroupRequest::default()
+                .with_group_id(group(&format!("joined-{version}")))
+                .with_session_timeout_ms(6000)
+                .with_protocol_type(text("consumer"))
+                .with_protocols(vec![protocol]);
+            if version >= 1 { request.with_rebalance_timeout_ms(6000) } else { request }
+        },
+        |version, answer| {
+            let expected = if version >= 4 { 79 } else { 0 };
+            assert_eq!(answer.error_code, expected, "JoinGroup {version}");
+            assert!(!answer.member_id.is_empty(), "JoinGroup {version}");
+        },
+    );
+    let unknown =
+        |code: i16, what: &str, version: i16| assert_eq!(code, 25, "{what} {version}: an unknown member");
+    client.sweep::<SyncGroupRequest>(
+        |_| {
+            SyncGroupRequest::default()
+                .with_group_id(group("none"))
+                .with_generation_id(1)
+                .with_member_id(text("nobody"))
+        },
+        |version, answer| unknown(answer.error_code, "SyncGroup", version),
+    );
+    client.sweep::<HeartbeatRequest>(
+        |_| {
+            HeartbeatRequest::default()
+                .with_group_id(group("none"))
+                .with_generation_id(1)
+                .with_member_id(text("nobody"))
+        },
+        |version, answer| unknown(answer.error_code, "Heartbeat", version),
+    );
+    client.sweep::<LeaveGroupRequest>(
+        |version| {
+            let request = LeaveGroupRequest::default().with_group_id(group("none"));
+            if version < 3 {
+                return request.with_member_id(text("nobody"));
+            }
+            let member = leave_group_request::MemberIdentity::default().with_member_id(text("nobody"));
+            request.with_members(vec![member])
+        },
+        |version, answer| {
+            let code = if version < 3 { answer.error_code } else { answer.members[0].error_code };
+            unknown(code, "LeaveGroup", version);
+        },
+    );
+    client.sweep::<OffsetCommitRequest>(
+        |version| {
+            let partition = offset_commit_request::OffsetCommitRequestPartition::default()
+                .with_committed_offset(i64::from(version))
+                .with_committed_metadata(Some(text("note")));
+            let mut topic =
+                offset_commit_request::OffsetCommitRequestTopic::default().with_partitions(vec![partition]);
+            if version >= 10 {
+                topic.topic_id = topic_id
+            } else {
+                topic.name = name("swept")
+            }
+            OffsetCommitRequest::default()
+                .with_group_id(group("lone"))
+                .with_generation_id_or_member_epoch(-1)
+                .with_topics(vec![topic])
+        },
+        |version, answer| assert_eq!(answer.topics[0].partitions[0].error_code, 0, "OffsetCommit {version}"),
+    );
+    client.sweep::<OffsetFetchRequest>(
+        |version| {
+            if version < 8 {
+                let topic = offset_fetch_request::OffsetFetchRequestTopic::default()
+                    .with_name(name("swept"))
+                    .with_partition_indexes(vec![0]);
+                return OffsetFetchRequest::default()
+                    .with_group_id(group("lone"))
+                    .with_topics(Some(vec![topic]));
+            }
+            let mut topic =
+                offset_fetch_request::OffsetFetchRequestTopics::default().with_partition_indexes(vec![0]);
+            if version >= 10 {
+                topic.topic_id = topic_id
+            } else {
+                topic.name = name("swept")
+            }
+            let asked = offset_fetch_request::OffsetFetchRequestGroup::default()
+                .with_group_id(group("lone"))
+                .with_topics(Some(vec![topic]));
+            OffsetFetchRequest::default().with_groups(vec![asked])
+        },
+        |version, answer| {
+            let offset = if version < 8 {
+                answer.topics[0].partitions[0].committed_offset
+            } else {
+                answer.groups[0].topics[0].partitions[0].committed_offset
+            };
+            assert_eq!(offset, 9, "OffsetFetch {version}: what the last version committed");
+        },
+    );
+    client.sweep::<ListGroupsRequest>(
+        |_| ListGroupsRequest::default(),
+        |version, answer| {
+            assert_eq!(answer.error_code, 0, "ListGroups {version}");
+            assert!(
+                answer.groups.iter().any(|listed| listed.group_id.0.as_str() == "lone"),
+                "ListGroups {version}"
+            );
+        },
+    );
+    client.sweep::<DescribeGroupsRequest>(
+        |_| DescribeGroupsRequest::default().with_groups(vec![group("joined-0"), group("unheard-of")]),
+        |version, answer| {
+            assert_eq!(answer.groups[0].error_code, 0, "DescribeGroups {version}");
+            assert_eq!(answer.groups[1].group_state.as_str(), "Dead", "DescribeGroups {version}");
+        },
+    );
+}
+
 #[test]
 fn every_advertised_version_is_answered() {
     let server = Server::start(&[]);
@@ -258,6 +383,7 @@ fn every_advertised_version_is_answered() {
     let id = topic_id(&mut client, "swept");
     topics(&mut client);
     records(&mut client, id);
+    groups(&mut client, id);
     configs(&mut client);
     cluster(&mut client);
     let advertised: std::collections::BTreeSet<i16> =

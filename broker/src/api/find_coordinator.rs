@@ -7,6 +7,7 @@ use loggos_protocol::kafka::messages::find_coordinator_response::Coordinator;
 use loggos_protocol::kafka::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 
 use super::{Context, names};
+use crate::group::runner::runner;
 use crate::metadata::View;
 
 /// The first version that asks for many at once.
@@ -44,8 +45,7 @@ fn find(view: &View, key: &str, key_type: i8) -> Coordinator {
             .with_error_code(ErrorCode::INVALID_REQUEST.raw())
             .with_error_message(Some(names::text(message)));
     }
-    let hash = key.bytes().fold(0usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-    let chosen = view.brokers.iter().nth(hash % view.brokers.len().max(1));
+    let chosen = runner(view.brokers.keys().copied(), key).and_then(|id| view.brokers.get_key_value(&id));
     match chosen {
         Some((id, broker)) => answer
             .with_node_id(names::broker(*id))

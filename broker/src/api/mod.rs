@@ -12,17 +12,25 @@ mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod fetch;
 mod fetch_session;
 mod find_coordinator;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
 mod names;
+mod offset_commit;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod sync_group;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,6 +44,7 @@ use loggos_protocol::kafka::{
 
 use crate::config::Configs;
 use crate::controller::{Admin, AdminError, Defaults, Entity};
+use crate::group::table::Groups;
 use crate::log::LogSlice;
 use crate::metadata::Metadata;
 use crate::partition::Table;
@@ -48,7 +57,15 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::Fetch,
     ApiKey::ListOffsets,
     ApiKey::Metadata,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
     ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::LeaveGroup,
+    ApiKey::SyncGroup,
+    ApiKey::DescribeGroups,
+    ApiKey::ListGroups,
     ApiKey::ApiVersions,
     ApiKey::CreateTopics,
     ApiKey::DeleteTopics,
@@ -76,6 +93,8 @@ pub struct Context {
     pub admin: Admin,
     /// Its partitions.
     pub table: Arc<Table>,
+    /// The consumer groups that it runs.
+    pub groups: Arc<Groups>,
 }
 
 impl Context {
@@ -213,6 +232,28 @@ pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request)
         ApiKey::DescribeLogDirs => at_once(&request, |body| describe_log_dirs::handle(&context, body)),
         ApiKey::CreatePartitions => in_time(request, move |body| create_partitions::handle(context, body)),
         ApiKey::DescribeCluster => at_once(&request, |body| describe_cluster::handle(&context, body)),
+        key => begin_group(&context, key, request),
+    }
+}
+
+/// The requests of consumer groups.
+fn begin_group(context: &Arc<Context>, key: ApiKey, request: Request) -> Answer {
+    let context = Arc::clone(context);
+    let version = request.header.version;
+    match key {
+        ApiKey::JoinGroup => {
+            let client_id = request.header.client_id.as_ref().map(ToString::to_string).unwrap_or_default();
+            in_time(request, move |body| join_group::handle(context, version, client_id, body))
+        }
+        ApiKey::SyncGroup => in_time(request, move |body| sync_group::handle(context, version, body)),
+        ApiKey::Heartbeat => in_time(request, move |body| heartbeat::handle(context, body)),
+        ApiKey::LeaveGroup => in_time(request, move |body| leave_group::handle(context, version, body)),
+        ApiKey::OffsetCommit => in_time(request, move |body| offset_commit::handle(context, version, body)),
+        ApiKey::OffsetFetch => in_time(request, move |body| offset_fetch::handle(context, version, body)),
+        ApiKey::ListGroups => in_time(request, move |body| list_groups::handle(context, version, body)),
+        ApiKey::DescribeGroups => {
+            in_time(request, move |body| describe_groups::handle(context, version, body))
+        }
         other => Answer::Now(Outcome::Close(format!("{other:?} is not served"))),
     }
 }

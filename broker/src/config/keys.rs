@@ -278,6 +278,28 @@ pub const BROKER_KEYS: &[Key] = &[
     key("default.replication.factor", Kind::Int(1), "1", &[], "Replicas of a topic whose creator says -1."),
     key("delete.topic.enable", Kind::Boolean, "true", &[], "Whether topics can be deleted."),
     key("fetch.max.bytes", Kind::Int(1024), "57671680", &[], "The most that one fetch gives."),
+    key(
+        "group.initial.rebalance.delay.ms",
+        Kind::Int(0),
+        "0",
+        &[],
+        "How long an empty group waits for more members.",
+    ),
+    key(
+        "group.max.session.timeout.ms",
+        Kind::Int(1),
+        "1800000",
+        &[],
+        "The longest silence that a member may ask for.",
+    ),
+    key("group.max.size", Kind::Int(1), "2147483647", &[], "Members that a group may have."),
+    key(
+        "group.min.session.timeout.ms",
+        Kind::Int(1),
+        "6000",
+        &[],
+        "The shortest silence that a member may ask for.",
+    ),
     key("log.flush.interval.messages", Kind::Long(1), "1", &[], "flush.messages of topics that don't say."),
     key(
         "log.flush.interval.ms",
@@ -367,6 +389,7 @@ pub const BROKER_KEYS: &[Key] = &[
     key("message.max.bytes", Kind::Int(0), "1048588", &[], "max.message.bytes of topics that don't say."),
     key("min.insync.replicas", Kind::Int(1), "1", &[], "min.insync.replicas of topics that don't say."),
     key("num.partitions", Kind::Int(1), "1", &[], "Partitions of a topic whose creator says -1."),
+    key("offset.metadata.max.bytes", Kind::Int(0), "4096", &[], "The longest note with a committed offset."),
     key(
         "producer.id.expiration.ms",
         Kind::Int(1),

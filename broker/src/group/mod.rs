@@ -5,8 +5,12 @@
 //! |---|---|
 //! | `state`, `rebalance`, `member` | a classic group as a pure machine |
 //! | `record` | what the registry keeps of it |
+//! | `runner` | which broker runs a group |
+//! | `table` | the groups that this broker runs, their answers, their offsets |
 
 pub mod member;
 mod rebalance;
 pub mod record;
+pub mod runner;
 pub mod state;
+pub mod table;

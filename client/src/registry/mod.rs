@@ -6,12 +6,14 @@
 //! | `brokers` | registration, broker ids, the cluster's id |
 //! | `topics` | topics, partitions' states, configs |
 //! | `controller` | election, producer ids |
+//! | `groups` | broker-run consumer groups and their offsets |
 //!
 //! Nothing here knows whether the ensemble is ours (decision D1). Called by the broker's metadata and controller,
 //! and by the consumer's rebalancing.
 
 mod brokers;
 mod controller;
+mod groups;
 mod session;
 mod topics;
 
@@ -22,6 +24,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use controller::Fence;
+pub use groups::StoredOffsets;
 pub use session::{Done, Op, Session, TreeWatch, Znode};
 pub use topics::{NewState, NewTopic, StoredPartition, StoredState, StoredTopic};
 

@@ -10,9 +10,11 @@
 //! /config/{topics,brokers}/<name>, /config/changes/config_change_<n>
 //! /admin/delete_topics/<topic>
 //! /latest_producer_id_block
+//! /consumers/<group>                                          what a broker-run group is
+//! /consumers/<group>/offsets/<topic>/<p>                      what it has committed
 //! ```
 
-use crate::ids::{BrokerId, PartitionId, TopicName};
+use crate::ids::{BrokerId, GroupId, PartitionId, TopicName};
 
 /// Live brokers.
 pub const BROKER_IDS: &str = "/brokers/ids";
@@ -36,6 +38,8 @@ pub const CONFIG_CHANGES: &str = "/config/changes";
 pub const DELETE_TOPICS: &str = "/admin/delete_topics";
 /// Which producer ids are given out.
 pub const PRODUCER_IDS: &str = "/latest_producer_id_block";
+/// Consumer groups.
+pub const GROUPS: &str = "/consumers";
 /// The name under which the configs of all brokers stand.
 pub const ALL_BROKERS: &str = "<default>";
 
@@ -102,6 +106,52 @@ pub fn deletion(topic: &TopicName) -> String {
     format!("{DELETE_TOPICS}/{topic}")
 }
 
+/// A group: whatever isn't a letter, a digit, `_` or `-` is percent-encoded, dots at the beginning too.
+pub fn group(group: &GroupId) -> String {
+    let mut name = String::new();
+    for byte in group.as_str().bytes() {
+        let plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (byte == b'.' && !name.is_empty());
+        if plain {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    format!("{GROUPS}/{name}")
+}
+
+/// The group that a node of that name is of.
+pub fn group_of(name: &str) -> Option<GroupId> {
+    let (mut bytes, mut rest) = (Vec::new(), name.as_bytes());
+    while let Some((first, tail)) = rest.split_first() {
+        if *first == b'%' {
+            let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok().map(GroupId::new)
+}
+
+/// A group's offsets.
+pub fn offsets(id: &GroupId) -> String {
+    format!("{}/offsets", group(id))
+}
+
+/// A group's offsets of a topic.
+pub fn topic_offsets(id: &GroupId, topic: &TopicName) -> String {
+    format!("{}/offsets/{topic}", group(id))
+}
+
+/// A group's offset of a partition.
+pub fn offset(id: &GroupId, topic: &TopicName, partition: PartitionId) -> String {
+    format!("{}/offsets/{topic}/{partition}", group(id))
+}
+
 /// What a path that changed is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
@@ -140,6 +190,17 @@ pub fn subject(path: &str) -> Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_group_id_is_a_node_s_name_and_back() {
+        for id in ["g", "a/b", "..", ".x.y", "ü %", "console-consumer-1"] {
+            let path = group(&GroupId::new(id));
+            let name = path.strip_prefix("/consumers/").expect("a group's path");
+            assert!(!name.contains('/') && !name.starts_with('.'), "{name}");
+            assert_eq!(group_of(name), Some(GroupId::new(id)));
+        }
+        assert_eq!(group_of("%zz"), None);
+    }
 
     #[test]
     fn every_path_is_about_what_it_was_built_for() {
