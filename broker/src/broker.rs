@@ -126,7 +126,11 @@ impl Broker {
             tokio::spawn(isr::run(registry.clone(), metadata.clone(), Arc::clone(&table))),
         ];
         settle(&metadata, &table, id, epoch).await;
-        let groups = Arc::new(Groups::new(id, registry.clone(), metadata.clone(), Arc::clone(&table)));
+        let configs = {
+            let table = Arc::clone(&table);
+            Box::new(move || table.configs())
+        };
+        let groups = Arc::new(Groups::new(id, registry.clone(), metadata.clone(), configs));
         tasks.push(tokio::spawn(Arc::clone(&groups).run()));
         let context = Arc::new(Context { me: id, metadata, admin, table: Arc::clone(&table), groups });
         let (stop, stopping) = watch::channel(false);

@@ -21,7 +21,6 @@ use super::state::{Action, Caller, Event, Limits, Reply, State};
 use crate::clock;
 use crate::config::BrokerConfigs;
 use crate::metadata::Metadata;
-use crate::partition::Table;
 
 /// How often groups are looked at for members that are silent and rebalances that are over.
 const TICK: Duration = Duration::from_millis(50);
@@ -74,12 +73,15 @@ pub struct Described {
     pub state: State,
 }
 
+/// Gives the configs in force.
+pub type ConfigsInForce = Box<dyn Fn() -> Arc<BrokerConfigs> + Send + Sync>;
+
 /// The groups.
 pub struct Groups {
     me: BrokerId,
     registry: Registry,
     metadata: Metadata,
-    table: Arc<Table>,
+    configs: ConfigsInForce,
     groups: Mutex<HashMap<GroupId, Arc<Mutex<Group>>>>,
     next: AtomicU64,
 }
@@ -100,8 +102,8 @@ fn limits(configs: &BrokerConfigs) -> Limits {
 
 impl Groups {
     /// No groups yet.
-    pub fn new(me: BrokerId, registry: Registry, metadata: Metadata, table: Arc<Table>) -> Self {
-        Self { me, registry, metadata, table, groups: Mutex::new(HashMap::new()), next: AtomicU64::new(0) }
+    pub fn new(me: BrokerId, registry: Registry, metadata: Metadata, configs: ConfigsInForce) -> Self {
+        Self { me, registry, metadata, configs, groups: Mutex::new(HashMap::new()), next: AtomicU64::new(0) }
     }
 
     /// Looks after time until the task is ended.
@@ -139,7 +141,7 @@ impl Groups {
             return Ok(Arc::clone(known));
         }
         let kept = self.registry.group_record(id).await.map_err(|error| code_of(&error))?;
-        let limits = limits(&self.table.configs());
+        let limits = limits(&(self.configs)());
         let state = match kept.and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok()) {
             Some(kept) => State::restore(limits, kept.group, Instant::now()),
             None => State::new(limits),
@@ -180,7 +182,7 @@ impl Groups {
                         // Nobody holds an assignment that the registry doesn't know: all that wait are turned away,
                         // and the group is read anew.
                         group.answers.clear();
-                        let limits = limits(&self.table.configs());
+                        let limits = limits(&(self.configs)());
                         group.state = State::new(limits);
                         return;
                     }
