@@ -14,6 +14,7 @@
 //! `basic.rs` is the paper's single-decree algorithm by itself, to be read first. Only `driver` names this room.
 
 pub mod ballot;
+pub mod codec;
 pub mod event;
 pub mod membership;
 pub mod message;
