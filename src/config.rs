@@ -146,6 +146,25 @@ pub struct CellOptions {
     /// The longest session that a client can ask for, in milliseconds
     #[arg(long, env = "LOGGOS_SESSION_MAX_MS", value_name = "MS", default_value_t = 60_000)]
     pub session_max_ms: u32,
+
+    /// Clients of the coordinator that may be connected from one address; 0 is no limit
+    #[arg(long, env = "LOGGOS_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
+    pub connections_per_address: usize,
+
+    /// How often the coordinator removes unused containers and nodes past their time to live, in milliseconds
+    #[arg(long, env = "LOGGOS_UNUSED_CHECK_MS", value_name = "MS", default_value_t = 60_000)]
+    pub unused_check_ms: u64,
+
+    /// Who may do anything in the tree: user:base64(sha1(user:password)), as ZooKeeper's superDigest
+    #[arg(
+        long,
+        env = "LOGGOS_SUPER_DIGEST",
+        value_name = "USER:DIGEST",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub super_digest: String,
 }
 
 /// Options as text that `Display` and the file share.

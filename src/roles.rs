@@ -183,6 +183,9 @@ async fn start_coordinator(data_dir: &Path, cell: &CellOptions) -> Result<Coordi
         lease: Duration::from_millis(cell.lease_ms),
         session_min: Duration::from_millis(cell.session_min_ms.into()),
         session_max: Duration::from_millis(cell.session_max_ms.into()),
+        connections_per_address: cell.connections_per_address,
+        unused_check: Duration::from_millis(cell.unused_check_ms),
+        super_digest: (!cell.super_digest.is_empty()).then(|| cell.super_digest.clone()),
         ..CoordinatorOptions::default()
     })
     .await

@@ -33,6 +33,10 @@ pub struct CoordinatorOptions {
     pub frame_limit: usize,
     /// How many clients may be connected at a time.
     pub connections_max: usize,
+    /// How many of them from one address; 0 is no limit.
+    pub connections_per_address: usize,
+    /// How often containers and nodes with a time to live are looked through for unused ones.
+    pub unused_check: Duration,
 }
 
 impl Default for CoordinatorOptions {
@@ -50,6 +54,8 @@ impl Default for CoordinatorOptions {
             super_digest: None,
             frame_limit: 1_048_575,
             connections_max: 10_000,
+            connections_per_address: 0,
+            unused_check: Duration::from_secs(60),
         }
     }
 }
@@ -69,6 +75,9 @@ impl CoordinatorOptions {
         }
         if self.session_min > self.session_max {
             return refuse("--session-min-ms", "the shortest session is longer than --session-max-ms");
+        }
+        if self.unused_check.is_zero() {
+            return refuse("--unused-check-ms", "there is a pause between two looks; 60000 is the default");
         }
         if i32::try_from(self.session_max.as_millis()).is_err() {
             return refuse("--session-max-ms", "ZooKeeper's clients can't hear of more than 2147483647 ms");

@@ -54,10 +54,10 @@ const GROUP_BYTES: usize = 256 << 10;
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 /// or so many bytes of them.
 const SNAPSHOT_BYTES: u64 = 64 << 20;
-/// How often containers and nodes with a time to live are looked through.
-const SWEEP: Duration = Duration::from_secs(1);
-/// Nodes that one look removes at most.
-const SWEEP_NODES: usize = 200;
+/// Unused containers and nodes with a time to live that one look removes at most.
+const SWEEP_NODES: usize = 10_000;
+/// How often the gauges are set.
+const GAUGES: Duration = Duration::from_secs(1);
 /// At the end, what is under way may take this long to become durable.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -133,6 +133,7 @@ pub(crate) struct Driver {
     snapshot_under_way: bool,
     notices: mpsc::Sender<Notice>,
     swept: Instant,
+    gauged: Instant,
     statistics: Statistics,
 }
 
@@ -199,6 +200,7 @@ impl Driver {
             snapshot_under_way: false,
             notices,
             swept: Instant::now(),
+            gauged: Instant::now(),
             statistics: Statistics::new(Instant::now()),
         };
         // Nobody could be heard while we were away: every session gets its whole time-out again.
@@ -258,12 +260,15 @@ impl Driver {
             let epoch = self.tree.epoch();
             self.enqueue(Command::Expire { session, epoch }, Origin::Own);
         }
-        if self.swept.elapsed() >= SWEEP {
+        if self.swept.elapsed() >= self.options.unused_check {
             self.swept = Instant::now();
             let time_ms = self.time_ms();
             for path in self.tree.removable(time_ms, SWEEP_NODES) {
                 self.enqueue(Command::Remove { path }, Origin::Own);
             }
+        }
+        if self.gauged.elapsed() >= GAUGES {
+            self.gauged = Instant::now();
             self.tell_gauges();
         }
     }

@@ -15,7 +15,7 @@ use crate::error::{CoordinatorError, LedgerError};
 use crate::ledger::{JournalLedger, Recovered};
 use crate::metrics;
 use crate::server::connection::Limits;
-use crate::server::listener;
+use crate::server::listener::{self, Most};
 use crate::tree::{Entry, Tree};
 
 /// A coordination server.
@@ -51,7 +51,8 @@ impl Coordinator {
         );
         metrics::describe();
         let options = CoordinatorOptions { client_listen: client_addr, peer_listen: peer_addr, ..options };
-        let (limits, connections_max) = (Limits { frame: options.frame_limit }, options.connections_max);
+        let limits = Limits { frame: options.frame_limit };
+        let most = Most { all: options.connections_max, of_one: options.connections_per_address };
         let start = recover(options).await?;
         tracing::info!(
             clients = %client_addr,
@@ -63,7 +64,7 @@ impl Coordinator {
         let (stop, stopped) = oneshot::channel();
         let driver = tokio::spawn(driver::run(start, received, stopped));
         let (stop_accepting, accept_until) = oneshot::channel();
-        let accepting = listener::accept(clients, inputs, limits, connections_max, accept_until);
+        let accepting = listener::accept(clients, inputs, limits, most, accept_until);
         Ok(CoordinatorHandle {
             client_addr,
             peer_addr,

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 pub mod raw;
+pub mod zookeeper;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -38,10 +39,17 @@ impl Server {
         if let Ok(address) = std::env::var("LOGGOS_ZOOKEEPER") {
             return Self { own: None, address, folder };
         }
+        Self { folder, ..Self::start_of_our_own(|_| {}).await }
+    }
+
+    /// Starts ours, with options that `change` makes of the usual ones.
+    pub async fn start_of_our_own(change: impl FnOnce(&mut CoordinatorOptions)) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let handle = start(&dir, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+        let mut options = options(&dir, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        change(&mut options);
+        let handle = Coordinator::start(options).await.expect("a server starts");
         let address = handle.client_addr().to_string();
-        Self { own: Some((handle, dir)), address, folder }
+        Self { own: Some((handle, dir)), address, folder: "/own".to_owned() }
     }
 
     /// Where clients connect.
@@ -101,14 +109,17 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-async fn start(dir: &TempDir, client_listen: SocketAddr) -> CoordinatorHandle {
-    let options = CoordinatorOptions {
+fn options(dir: &TempDir, client_listen: SocketAddr) -> CoordinatorOptions {
+    CoordinatorOptions {
         data_dir: dir.path().to_owned(),
         client_listen,
         peer_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         ..CoordinatorOptions::default()
-    };
-    Coordinator::start(options).await.expect("a server starts")
+    }
+}
+
+async fn start(dir: &TempDir, client_listen: SocketAddr) -> CoordinatorHandle {
+    Coordinator::start(options(dir, client_listen)).await.expect("a server starts")
 }
 
 /// Fails when `future` takes too long.
