@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loggos_protocol::ids::{SessionId, Zxid};
-use loggos_protocol::zookeeper::code::XID_PING;
+use loggos_protocol::zookeeper::code::{XID_AUTH, XID_PING};
 use loggos_protocol::zookeeper::reply::{encode_notification, encode_reply};
-use loggos_protocol::zookeeper::{ConnectRequest, ConnectResponse, Id, Reply, Request};
+use loggos_protocol::zookeeper::{ConnectRequest, ConnectResponse, ErrorCode, Id, Reply, Request};
 
 use super::{Arrival, Driver, Input, Origin, Outcome, millis};
 use crate::metrics;
@@ -209,7 +209,7 @@ impl Driver {
         self.expiry.touch(client.session, now);
         let Arrival { header, request, at } = arrival;
         let xid = header.xid;
-        match request::sort(request, client.session, client.stamp, &client.ids) {
+        match request::sort((header.op, request), client.session, client.stamp, &client.ids) {
             Sorted::Ping => {
                 let zxid = self.tree.zxid();
                 client.reply(XID_PING, zxid, &Ok(Reply::Empty));
@@ -288,6 +288,12 @@ impl Driver {
         match next {
             Waiting::Write { .. } => {}
             Waiting::Decided { xid, outcome, at, last } => {
+                // These say nothing about the tree.
+                let zxid = match outcome {
+                    _ if xid == XID_AUTH => Zxid::new(0),
+                    Err(ErrorCode::UNIMPLEMENTED) => Zxid::new(-1),
+                    _ => zxid,
+                };
                 client.reply(xid, zxid, &outcome);
                 self.statistics.answered(false, at);
                 if last {

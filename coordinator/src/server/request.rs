@@ -40,9 +40,9 @@ pub(crate) struct Shape {
     parts: Vec<i32>,
 }
 
-/// Says what is to be done with a client's request; a command gets this stamp.
+/// Says what is to be done with a client's request of an operation; a command gets this stamp.
 pub(crate) fn sort(
-    request: Result<Request, JuteError>,
+    (code, request): (i32, Result<Request, JuteError>),
     session: SessionId,
     stamp: Stamp,
     ids: &[Id],
@@ -51,6 +51,12 @@ pub(crate) fn sort(
         Ok(request) => request,
         Err(JuteError::UnknownOperation { .. }) => {
             return Sorted::Refused { code: ErrorCode::UNIMPLEMENTED, last: true };
+        }
+        // A multi has its place in the order before it is read.
+        Err(_) if code == op::MULTI => {
+            let write = Write::Refused(ErrorCode::MARSHALLING_ERROR);
+            let command = Command::Write { session, stamp, ids: ids.to_vec(), write };
+            return Sorted::Command { command, shape: Shape { op: code, parts: Vec::new() }, last: false };
         }
         Err(_) => return Sorted::Refused { code: ErrorCode::MARSHALLING_ERROR, last: false },
     };
@@ -68,12 +74,17 @@ pub(crate) fn sort(
         Request::Reconfig { .. } => {
             return Sorted::Refused { code: ErrorCode::RECONFIG_DISABLED, last: false };
         }
+        // One part that can't be read leaves none that can.
+        Request::Multi(parts) if parts.iter().any(is_unreadable) => {
+            Write::Refused(ErrorCode::MARSHALLING_ERROR)
+        }
         Request::Multi(parts) => {
+            let parts: Vec<Request> = parts.into_iter().map(settled).collect();
             shape.parts = parts.iter().map(Request::op).collect();
-            Write::Multi(parts.into_iter().map(|part| write_of(part, ErrorCode::MARSHALLING_ERROR)).collect())
+            Write::Multi(parts.into_iter().map(write_of).collect())
         }
         Request::Create(_) | Request::Delete { .. } | Request::SetData { .. } | Request::SetAcl { .. } => {
-            write_of(request, ErrorCode::BAD_ARGUMENTS)
+            write_of(request)
         }
         read => return Sorted::Read(read),
     };
@@ -84,20 +95,39 @@ pub(crate) fn sort(
     }
 }
 
-/// The tree's name for one write; flags that no create has are refused with `wrong`.
-fn write_of(request: Request, wrong: ErrorCode) -> Write {
+/// Whether ZooKeeper's reader of multis stumbles over this part: flags that no create has, or a time to live where
+/// the operation carries none.
+fn is_unreadable(part: &Request) -> bool {
+    matches!(part, Request::Create(create) if create.ttl_ms.is_none() && !(0..=4).contains(&create.flags))
+}
+
+/// A part of a multi as ZooKeeper reads it: of the creates, the flags alone decide which it is.
+fn settled(part: Request) -> Request {
+    match part {
+        Request::Create(create) => Request::Create(match create.flags {
+            5 | 6 => create,
+            4 => Create { op: op::CREATE_CONTAINER, ttl_ms: None, ..create },
+            _ if create.ttl_ms.is_some() => Create { op: op::CREATE, ttl_ms: None, ..create },
+            _ => create,
+        }),
+        other => other,
+    }
+}
+
+/// The tree's name for one write; flags that no create has are refused.
+fn write_of(request: Request) -> Write {
     match request {
         Request::Create(Create { path, data, acl, flags, ttl_ms, .. }) => {
             match CreateKind::from_flags(flags, ttl_ms) {
                 Some(kind) => Write::Create { path, data, acl, kind },
-                None => Write::Refused(wrong),
+                None => Write::Refused(ErrorCode::BAD_ARGUMENTS),
             }
         }
         Request::Delete { path, version } => Write::Delete { path, version },
         Request::SetData { path, data, version } => Write::SetData { path, data, version },
         Request::SetAcl { path, acl, version } => Write::SetAcl { path, acl, version },
         Request::Check { path, version } => Write::Check { path, version },
-        _ => Write::Refused(wrong),
+        _ => Write::Refused(ErrorCode::BAD_ARGUMENTS),
     }
 }
 
@@ -142,7 +172,7 @@ pub(crate) fn prove(scheme: &str, auth: &[u8], super_digest: Option<&str>) -> Re
             Ok(proved)
         }
         // The address is the connection's own: whatever is claimed, nothing is added.
-        "ip" | "world" => Ok(Vec::new()),
+        "ip" => Ok(Vec::new()),
         _ => Err(ErrorCode::AUTH_FAILED),
     }
 }
@@ -167,6 +197,7 @@ impl Reader<'_> {
                 self.watch(watch, WatchKind::Data, &path);
                 Ok(Reply::Data(data, stat))
             }
+            Request::Exists { path, .. } if path.contains('\0') => Err(ErrorCode::BAD_ARGUMENTS),
             Request::Exists { path, watch } => {
                 let found = self.tree.exists(&path, self.ids);
                 // Also where nothing is: the watch tells of the node's creation.
@@ -194,7 +225,8 @@ impl Reader<'_> {
                 Ok(Reply::Parts(parts.into_iter().map(|part| self.read_part(part)).collect()))
             }
             Request::GetEphemerals { prefix } => {
-                Ok(Reply::Names(self.tree.ephemerals(self.session, &prefix)))
+                let all = matches!(prefix.trim(), "" | "/");
+                Ok(Reply::Names(self.tree.ephemerals(self.session, if all { "" } else { &prefix })))
             }
             Request::GetAllChildrenNumber { path } => {
                 self.tree.descendants(&path, self.ids).map(|count| Reply::Number(clamped(count)))
@@ -210,18 +242,19 @@ impl Reader<'_> {
                 let kind = match mode {
                     MODE_PERSISTENT => WatchKind::Persistent,
                     MODE_RECURSIVE => WatchKind::Recursive,
-                    _ => return Err(ErrorCode::BAD_ARGUMENTS),
+                    // ZooKeeper finds it out while it reads the request.
+                    _ => return Err(ErrorCode::MARSHALLING_ERROR),
                 };
                 self.watch(true, kind, &path);
                 Ok(Reply::Number(0))
             }
             Request::CheckWatches { path, kind } => {
-                let kinds = WatchKind::of_type(kind).ok_or(ErrorCode::BAD_ARGUMENTS)?;
+                let kinds = WatchKind::of_type(kind).ok_or(ErrorCode::MARSHALLING_ERROR)?;
                 let found = self.watches.has(self.connection, kinds, &path);
                 if found { Ok(Reply::Empty) } else { Err(ErrorCode::NO_WATCHER) }
             }
             Request::RemoveWatches { path, kind } => {
-                let kinds = WatchKind::of_type(kind).ok_or(ErrorCode::BAD_ARGUMENTS)?;
+                let kinds = WatchKind::of_type(kind).ok_or(ErrorCode::MARSHALLING_ERROR)?;
                 let found = self.watches.remove(self.connection, kinds, &path);
                 if found { Ok(Reply::Empty) } else { Err(ErrorCode::NO_WATCHER) }
             }
@@ -233,7 +266,13 @@ impl Reader<'_> {
         }
     }
 
+    /// A multiRead sets no watches, whatever its parts ask for.
     fn read_part(&mut self, part: Request) -> PartReply {
+        let part = match part {
+            Request::GetData { path, .. } => Request::GetData { path, watch: false },
+            Request::GetChildren { path, .. } => Request::GetChildren { path, watch: false },
+            other => other,
+        };
         match self.answer(part) {
             Ok(Reply::Data(data, stat)) => PartReply::Data(data, stat),
             Ok(Reply::Names(names)) => PartReply::Names(names),

@@ -175,7 +175,9 @@ impl Default for Tree {
         nodes.insert("/".into(), made(&anyone, &["zookeeper"]));
         nodes.insert("/zookeeper".into(), made(&anyone, &["config", "quota"]));
         nodes.insert("/zookeeper/quota".into(), made(&anyone, &[]));
-        nodes.insert("/zookeeper/config".into(), made(&readers, &[]));
+        // Its ACL counts as set once less than never, as ZooKeeper's own.
+        let config = Node { aversion: -1, ..made(&readers, &[]) };
+        nodes.insert("/zookeeper/config".into(), config);
         let data_bytes =
             nodes.keys().filter(|path| path::split(path).is_some()).map(|path: &Arc<str>| path.len()).sum();
         let (sessions, mortal) = (OrdMap::new(), OrdSet::new());
@@ -250,7 +252,7 @@ impl Tree {
 
     /// A node's stat, for the server's own use.
     pub fn stat(&self, path: &str) -> Option<Stat> {
-        self.nodes.get(path).map(Node::stat)
+        self.find(path).map(Node::stat)
     }
 
     /// A node's children, sorted, and its stat.
@@ -267,7 +269,7 @@ impl Tree {
     /// # Errors
     /// `NO_NODE`, `NO_AUTH`.
     pub fn get_acl(&self, path: &str, ids: &[Id]) -> Result<(Vec<Acl>, Stat), ErrorCode> {
-        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
+        let node = self.find(path).ok_or(ErrorCode::NO_NODE)?;
         let may_admin = acl::allows(&node.acl, perms::ADMIN, ids);
         if !may_admin && !acl::allows(&node.acl, perms::READ, ids) {
             return Err(ErrorCode::NO_AUTH);
@@ -323,7 +325,12 @@ impl Tree {
     }
 
     fn readable(&self, path: &str, ids: &[Id]) -> Result<&Node, ErrorCode> {
-        let node = self.nodes.get(path).ok_or(ErrorCode::NO_NODE)?;
+        let node = self.find(path).ok_or(ErrorCode::NO_NODE)?;
         if acl::allows(&node.acl, perms::READ, ids) { Ok(node) } else { Err(ErrorCode::NO_AUTH) }
+    }
+
+    /// A node to be read; the empty path is the root's second name, as in ZooKeeper.
+    fn find(&self, path: &str) -> Option<&Node> {
+        self.nodes.get(if path.is_empty() { "/" } else { path })
     }
 }

@@ -70,12 +70,19 @@ impl World {
         seen
     }
 
-    /// Ends all sessions.
+    /// Ends all sessions: none is left to expire, and to take a zxid, while another run goes on.
     pub async fn end(mut self) {
         for client in 0..CLIENTS {
-            let bye = Sent::Request { xid: 1, request: Request::CloseSession };
-            self.send(client, &[bye], &mut Vec::new()).await;
+            self.close(client, &mut Vec::new()).await;
         }
+    }
+
+    async fn close(&mut self, number: usize, seen: &mut Vec<String>) {
+        if self.clients[number].raw.is_none() {
+            self.reconnect(number, seen).await;
+        }
+        let bye = Sent::Request { xid: 1, request: Request::CloseSession };
+        self.send(number, &[bye], seen).await;
     }
 
     async fn send(&mut self, number: usize, sent: &[Sent], seen: &mut Vec<String>) {
@@ -127,8 +134,7 @@ impl World {
     }
 
     async fn renew(&mut self, number: usize, seen: &mut Vec<String>) {
-        let bye = Sent::Request { xid: 1, request: Request::CloseSession };
-        self.send(number, &[bye], seen).await;
+        self.close(number, seen).await;
         self.connect(number, &connect_request(), seen).await;
     }
 

@@ -32,12 +32,12 @@ pub fn jars() -> Option<PathBuf> {
 }
 
 impl ZooKeeper {
-    /// Starts one; `None`, with a sentence, where there is no Java or no ZooKeeper.
-    pub async fn start() -> Option<Self> {
-        let Some(jars) = jars() else {
-            eprintln!("skipped: there is no ZooKeeper to compare with; make setup fetches it where Maven is");
-            return None;
-        };
+    /// Starts one.
+    ///
+    /// # Errors
+    /// A sentence where there is no Java or no ZooKeeper: the test is skipped with it.
+    pub async fn start() -> Result<Self, &'static str> {
+        let jars = jars().ok_or("there is no ZooKeeper here; make setup fetches it where Maven is")?;
         let dir = TempDir::with_prefix("loggos-zookeeper-").expect("a temporary directory");
         let address =
             TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
@@ -64,10 +64,7 @@ impl ZooKeeper {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let Ok(child) = started else {
-            eprintln!("skipped: java isn't installed");
-            return None;
-        };
+        let child = started.map_err(|_| "java isn't installed")?;
         let mut zookeeper = Self { child, address, _dir: dir };
         let deadline = Instant::now() + START_DEADLINE;
         while !zookeeper.is_ok().await {
@@ -76,7 +73,7 @@ impl ZooKeeper {
             assert!(Instant::now() < deadline, "ZooKeeper isn't up within {START_DEADLINE:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Some(zookeeper)
+        Ok(zookeeper)
     }
 
     /// `host:port`.
