@@ -104,7 +104,11 @@ impl Acceptor {
         if let Some((earlier, known)) = self.accepted.get(&slot)
             && *earlier == ballot
         {
-            return if known == value { Ok(Acceptance::Again) } else { Err(Violation::TwoValues { ballot, slot }) };
+            return if known == value {
+                Ok(Acceptance::Again)
+            } else {
+                Err(Violation::TwoValues { ballot, slot })
+            };
         }
         let new_promise = ballot > self.promised;
         self.promised = self.promised.max(ballot);
@@ -217,7 +221,10 @@ mod tests {
         acceptor.heard_leader(ballot(2, 2), Slot::new(20));
         acceptor.heard_leader(ballot(4, 2), Slot::ZERO);
         acceptor.chosen(Slot::new(30));
-        assert!(acceptor.is_uncertain(), "neither an older ballot nor a leader that has proposed nothing ends it");
+        assert!(
+            acceptor.is_uncertain(),
+            "neither an older ballot nor a leader that has proposed nothing ends it"
+        );
         acceptor.heard_leader(ballot(4, 2), Slot::new(40));
         acceptor.heard_leader(ballot(4, 2), Slot::new(99));
         acceptor.chosen(Slot::new(39));

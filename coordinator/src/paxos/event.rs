@@ -27,7 +27,7 @@ pub struct ReadId(pub u64);
 pub struct RequestId(pub u64);
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The first event of every life. Emits `Apply` for what is known to be chosen above the snapshot.
     Start,
@@ -94,7 +94,7 @@ pub enum Event {
 }
 
 /// One thing to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Make this durable, then feed `Persisted`. A failed write stops the server.
     Persist(Write),
@@ -138,7 +138,8 @@ pub enum Action {
     TakeSnapshot {
         /// The last applied slot.
         slot: Slot,
-        /// The engine's part, to be stored with it and handed back in `Recovered` or `SnapshotReceived`.
+        /// The engine's part, to be stored with it and handed back in `SnapshotReceived`; at a start
+        /// `head::decode` makes `Recovered::configs` of it.
         head: Bytes,
     },
     /// Slots up to this one are covered by a stored snapshot and no longer needed by the ledger.
@@ -173,7 +174,7 @@ pub enum Action {
 }
 
 /// Why a server must stop at once.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Violation {
     /// One ballot carried two values for one slot.
     #[error("two values at ballot {ballot} in slot {slot}")]
@@ -194,7 +195,7 @@ pub enum Violation {
 }
 
 /// Why a membership change was not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ChangeError {
     /// Only the leader changes the membership; ask there.
     #[error("not the leader (it is {leader})")]
@@ -217,7 +218,7 @@ pub enum ChangeError {
 }
 
 /// Who leads, as this server sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LeaderView {
     /// The leader, or none.
     pub leader: ServerId,
@@ -228,7 +229,7 @@ pub struct LeaderView {
 }
 
 /// One durable write. Its parts are made durable in the order of the fields.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Write {
     /// To be echoed by `Persisted`.
     pub ticket: Ticket,
@@ -238,6 +239,9 @@ pub struct Write {
     pub records: Vec<Record>,
     /// How far the chosen prefix reached: a hint that shortens recovery, never needed for safety.
     pub chosen_upto: Slot,
+    /// Damage found at the start may still hide lost votes: the ledger keeps its mark of it until a write says
+    /// that this is over.
+    pub uncertain: bool,
 }
 
 /// One record of the ledger.
@@ -271,13 +275,14 @@ impl Record {
 }
 
 /// What a server remembers when it starts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Recovered {
     /// The promise.
     pub promised: Ballot,
     /// The ledger's records, in the order in which they were written.
     pub records: Vec<Record>,
-    /// The highest hint found.
+    /// The highest hint found. It must be 0 if the newest snapshot could not be read and an older one took its
+    /// place: votes of slots between the two may have been superseded by the newer one alone.
     pub chosen_upto: Slot,
     /// The last slot covered by the snapshot loaded (0: none), and its length.
     pub snapshot: Option<SnapshotMark>,
@@ -288,7 +293,7 @@ pub struct Recovered {
 }
 
 /// A stored snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SnapshotMark {
     /// The last slot that it covers.
     pub slot: Slot,
@@ -297,7 +302,7 @@ pub struct SnapshotMark {
 }
 
 /// Who an engine is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The cell.
     pub cell: CellId,
@@ -308,7 +313,7 @@ pub struct Identity {
 }
 
 /// The engine's settings, all with defaults of design 1.13.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// How often a leader speaks.
     pub heartbeat: Duration,
@@ -403,7 +408,7 @@ impl Actions {
 }
 
 /// A point-in-time view for status pages and tests.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Who this is.
     pub identity: Identity,

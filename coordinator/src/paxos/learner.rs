@@ -15,7 +15,7 @@ use super::value::Value;
 const SNAPSHOT_SPREAD: u64 = 16;
 
 /// What one server knows to be chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Learner {
     /// Slots at or below are in the snapshot only.
     floor: Slot,
@@ -145,6 +145,19 @@ impl Learner {
         self.log.drain(..floor.since(self.floor) as usize);
         self.floor = floor;
         Some(floor)
+    }
+
+    /// A witness holds no values: every full voter has the prefix up to `upto`, so that this one need not.
+    pub fn skip_to(&mut self, upto: Slot) {
+        if upto > self.chosen_upto {
+            (self.floor, self.chosen_upto) = (upto, upto);
+            self.beyond = self.beyond.split_off(&upto.next());
+        }
+    }
+
+    /// Values known to be chosen beyond the prefix.
+    pub fn beyond(&self) -> impl Iterator<Item = (Slot, &Value)> {
+        self.beyond.iter().map(|(slot, value)| (*slot, value))
     }
 
     /// A snapshot from elsewhere has replaced the state.

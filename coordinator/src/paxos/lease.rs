@@ -21,7 +21,7 @@ const LEASE_MARGIN: Duration = Duration::from_millis(20);
 const ROUNDS_LIMIT: usize = 256;
 
 /// The acceptor's side: to whom it has granted what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Grant {
     ballot: Ballot,
     until: Moment,
@@ -60,7 +60,7 @@ impl Grant {
 }
 
 /// The leader's side: which rounds of heartbeats were sent when, and who has acknowledged which.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenure {
     round: u64,
     sent: VecDeque<(u64, Moment)>,
@@ -174,8 +174,8 @@ fn usable(options: &Options) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::membership::{ConfigHistory, Member, Role};
     use super::super::ballot::Slot;
+    use super::super::membership::{ConfigHistory, Member, Role};
     use super::*;
 
     fn history(ids: &[u16]) -> ConfigHistory {

@@ -87,7 +87,7 @@ impl Config {
 }
 
 /// A wish to change the membership.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// Let a server in as a learner; the leader gives it an identity. Asking again with the same token is harmless.
     Join {

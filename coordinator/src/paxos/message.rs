@@ -10,7 +10,7 @@ use super::moment::Moment;
 use super::value::Value;
 
 /// A message with its addresses.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Envelope {
     /// The cell; frames of another one are dropped.
     pub cell: CellId,
@@ -67,11 +67,12 @@ pub struct Promise {
 }
 
 /// A leader's sign of life.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Heartbeat {
     /// The leader's ballot.
     pub ballot: Ballot,
-    /// Its chosen prefix (see the rule of 1.6 for what a follower may make of it).
+    /// Its chosen prefix (see the rule of 1.6 for what a follower may make of it). A witness is told the prefix that
+    /// every full voter holds instead, in accepts too: it may forget up to there.
     pub chosen_upto: Slot,
     /// Counts the rounds of this leadership.
     pub round: u64,
@@ -86,13 +87,13 @@ pub struct Heartbeat {
 }
 
 /// A follower's answer to a heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HeartbeatAck {
     /// As in the heartbeat.
     pub ballot: Ballot,
     /// As in the heartbeat.
     pub round: u64,
-    /// The sender's chosen and applied prefix.
+    /// The sender's chosen and applied prefix, as far as it would know it again after a crash.
     pub applied_upto: Slot,
     /// Its batch of touches that isn't registered yet (0: none).
     pub touches: u64,
@@ -103,7 +104,7 @@ pub struct HeartbeatAck {
 }
 
 /// The messages.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Pre-vote: would you promise this ballot? Changes nothing anywhere.
     Canvass {

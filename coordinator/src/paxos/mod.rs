@@ -13,11 +13,20 @@
 //!
 //! `basic.rs` is the paper's single-decree algorithm by itself, to be read first. Only `driver` names this room.
 
+pub mod acceptor;
 pub mod ballot;
 pub mod codec;
+pub mod engine;
 pub mod event;
+pub mod head;
+pub mod learner;
+pub mod lease;
 pub mod membership;
 pub mod message;
 pub mod moment;
+pub mod mutation;
+mod outbox;
+mod proposer;
 pub mod quorum;
+pub mod recovery;
 pub mod value;

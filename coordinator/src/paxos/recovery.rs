@@ -31,6 +31,8 @@ pub enum Finding {
 /// A promise with all its parts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Whole {
+    /// From here on its silence means something.
+    from: Slot,
     reports: BTreeMap<Slot, Report>,
     certain_below: Slot,
 }
@@ -39,6 +41,7 @@ struct Whole {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Parts {
     answer: u64,
+    from: Slot,
     expected: u32,
     received: BTreeMap<u32, Promise>,
 }
@@ -59,6 +62,11 @@ impl Promises {
         Self { ballot, from, whole: BTreeMap::new(), partial: BTreeMap::new(), mutations }
     }
 
+    /// The ballot.
+    pub fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
     /// The first slot asked about.
     pub fn from(&self) -> Slot {
         self.from
@@ -69,16 +77,22 @@ impl Promises {
         self.whole.contains_key(&server)
     }
 
-    /// Takes in a part of a promise; true once that server's promise is whole for the first time.
+    /// Takes in a part of a promise (P1b); true once that server's promise is whole for the first time.
     pub fn add(&mut self, server: ServerId, promise: Promise) -> bool {
-        let fits = promise.ballot == self.ballot && promise.from_slot == self.from;
+        // The voters of a later membership are asked later, about later slots (design 1.12).
+        let fits = promise.ballot == self.ballot && promise.from_slot >= self.from;
         let sane = promise.parts >= 1 && promise.parts <= PARTS_LIMIT && promise.part < promise.parts;
         if !fits || !sane || self.has(server) {
             return false;
         }
-        let fresh = Parts { answer: promise.answer, expected: promise.parts, received: BTreeMap::new() };
+        let fresh = Parts {
+            answer: promise.answer,
+            from: promise.from_slot,
+            expected: promise.parts,
+            received: BTreeMap::new(),
+        };
         let parts = self.partial.entry(server).or_insert_with(|| fresh.clone());
-        if (parts.answer, parts.expected) != (promise.answer, promise.parts) {
+        if (parts.answer, parts.from, parts.expected) != (promise.answer, promise.from_slot, promise.parts) {
             // The acceptor answered twice: what it knew may be cut into parts differently now.
             *parts = fresh;
         }
@@ -87,7 +101,7 @@ impl Promises {
             return false;
         }
         let parts = self.partial.remove(&server).expect("it was just inserted");
-        let mut whole = Whole { reports: BTreeMap::new(), certain_below: Slot::MAX };
+        let mut whole = Whole { from: parts.from, reports: BTreeMap::new(), certain_below: Slot::MAX };
         for promise in parts.received.into_values() {
             whole.certain_below = whole.certain_below.min(promise.certain_below);
             whole.reports.extend(promise.items);
@@ -103,7 +117,12 @@ impl Promises {
 
     /// The highest slot of which any promise knows something.
     pub fn highest_reported(&self) -> Slot {
-        self.whole.values().filter_map(|whole| whole.reports.keys().next_back()).max().copied().unwrap_or(Slot::ZERO)
+        self.whole
+            .values()
+            .filter_map(|whole| whole.reports.keys().next_back())
+            .max()
+            .copied()
+            .unwrap_or(Slot::ZERO)
     }
 
     /// P2c for `slot`, whose membership is `voters`.
@@ -111,7 +130,7 @@ impl Promises {
         let mut certain = 0;
         let mut best: Option<(Ballot, &Value)> = None;
         for voter in voters {
-            let Some(whole) = self.whole.get(voter) else { continue };
+            let Some(whole) = self.whole.get(voter).filter(|whole| whole.from <= slot) else { continue };
             certain += usize::from(slot < whole.certain_below);
             match whole.reports.get(&slot) {
                 Some(Report::Chosen { value }) => return Finding::Bound(value.clone()),
