@@ -92,18 +92,21 @@ fn main() {
     println!("{}", markdown(&columns, &rows));
 }
 
-type Measure = fn(&Broker, &Options, &mut Figures) -> Result<(), String>;
+type Measure = fn(&mut Broker, &Options, &mut Figures) -> Result<(), String>;
 
-const MEASURES: [(&str, Measure); 9] = [
+const MEASURES: [(&str, Measure); 12] = [
     ("cold-start", cold_start),
     ("throughput-1k", throughput_1k),
     ("throughput-200b", throughput_200b),
     ("throughput-100b", throughput_100b),
+    ("twelve-partitions", twelve_partitions),
+    ("million", million),
     ("paced", paced),
     ("linger0", linger0),
     ("one-in-flight", one_in_flight),
     ("thousand-partitions", thousand_partitions),
     ("stored-data", stored_data),
+    ("ten-thousand-partitions", ten_thousand_partitions),
 ];
 
 fn with_broker(
@@ -112,8 +115,8 @@ fn with_broker(
     figures: &mut Figures,
     measure: Measure,
 ) -> Result<(), String> {
-    let broker = Broker::start(kind, &options.peers).map_err(|error| error.to_string())?;
-    measure(&broker, options, figures)
+    let mut broker = Broker::start(kind, &options.peers).map_err(|error| error.to_string())?;
+    measure(&mut broker, options, figures)
 }
 
 fn shape(topic: &str, partitions: i32, record_bytes: usize, linger_ms: u32) -> Shape {
@@ -141,15 +144,15 @@ fn throughput(broker: &Broker, count: u64, bytes: usize, figures: &mut Figures) 
     Ok(())
 }
 
-fn throughput_1k(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn throughput_1k(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     throughput(broker, options.records, 1024, figures)
 }
 
-fn throughput_200b(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn throughput_200b(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     throughput(broker, options.records, 200, figures)
 }
 
-fn throughput_100b(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn throughput_100b(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     throughput(broker, options.records, 100, figures)
 }
 
@@ -180,27 +183,90 @@ fn note_latencies(figures: &mut Figures, name: &str, latencies: &Latencies) {
     }
 }
 
-fn paced(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn paced(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     at_rate(broker, &shape("paced", 6, 1024, 5), 50_000, options.seconds, "50,000/s 1 KiB linger 5", figures)
 }
 
-fn linger0(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn linger0(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     at_rate(broker, &shape("linger0", 6, 1024, 0), 5_000, options.seconds, "5,000/s 1 KiB linger 0", figures)
 }
 
-/// From exec to the first acknowledged record on an empty directory.
-fn cold_start(broker: &Broker, _options: &Options, figures: &mut Figures) -> Result<(), String> {
+/// From exec to the first acknowledged record, on an empty directory and on one that holds something.
+fn cold_start(broker: &mut Broker, _options: &Options, figures: &mut Figures) -> Result<(), String> {
     let shape = shape("first", 1, 100, 0);
     let began = std::time::Instant::now();
     load::create_topic(&broker.bootstrap, &shape)?;
     load::produce(&broker.bootstrap, &shape, 1)?;
     let took = broker.started_in + began.elapsed();
     figures.note("exec to first acknowledged record, topic made in between, ms", took.as_secs_f64() * 1e3);
+    broker.restart().map_err(|error| error.to_string())?;
+    let began = std::time::Instant::now();
+    load::produce(&broker.bootstrap, &shape, 1)?;
+    let took = broker.started_in + began.elapsed();
+    figures.note("exec to first acknowledged record, again, ms", took.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+/// One partition, and twelve.
+fn twelve_partitions(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    for partitions in [1, 12] {
+        let shape = shape(&format!("spread-{partitions}"), partitions, 1024, 5);
+        load::create_topic(&broker.bootstrap, &shape)?;
+        let took = load::produce(&broker.bootstrap, &shape, options.records)?;
+        let rate = options.records as f64 / took.as_secs_f64();
+        figures.note(format!("{partitions} partitions, produce 1024 B, records/s"), rate);
+        let took = load::consume(&broker.bootstrap, &shape, options.records)?;
+        let rate = options.records as f64 / took.as_secs_f64();
+        figures.note(format!("{partitions} partitions, consume 1024 B, records/s"), rate);
+    }
+    Ok(())
+}
+
+/// The 2011 paper's messages of 200 bytes, from two producers at once: how near to a million a second.
+fn million(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+    let shape = shape("million", 6, 200, 5);
+    load::create_topic(&broker.bootstrap, &shape)?;
+    let began = std::time::Instant::now();
+    let producers: Vec<_> = (0..2)
+        .map(|_| {
+            let (bootstrap, shape, count) = (broker.bootstrap.clone(), shape.clone(), options.records);
+            std::thread::spawn(move || load::produce(&bootstrap, &shape, count))
+        })
+        .collect();
+    for producer in producers {
+        producer.join().map_err(|_| "a producer ended badly".to_owned())??;
+    }
+    let rate = (2 * options.records) as f64 / began.elapsed().as_secs_f64();
+    figures.note("two producers of 200 B: records/s", rate);
+    Ok(())
+}
+
+/// What many partitions cost: to make them, to start with them, to keep them.
+fn ten_thousand_partitions(
+    broker: &mut Broker,
+    _options: &Options,
+    figures: &mut Figures,
+) -> Result<(), String> {
+    const PARTITIONS: i32 = 10_000;
+    let before = kernel::memory_mib(broker.pid()).0;
+    let shape = shape("many", PARTITIONS, 100, 5);
+    let began = std::time::Instant::now();
+    load::create_topic(&broker.bootstrap, &shape)?;
+    load::produce(&broker.bootstrap, &shape, PARTITIONS as u64)?;
+    figures.note("10,000 partitions: made, and a record in each, s", began.elapsed().as_secs_f64());
+    let kib = (kernel::memory_mib(broker.pid()).0 - before) * 1024.0 / f64::from(PARTITIONS);
+    figures.note("10,000 partitions: memory of each, KiB", kib);
+    broker.restart().map_err(|error| error.to_string())?;
+    figures.note("10,000 partitions: killed, to accepting again, s", broker.started_in.as_secs_f64());
+    let began = std::time::Instant::now();
+    load::produce(&broker.bootstrap, &shape, PARTITIONS as u64)?;
+    let took = broker.started_in + began.elapsed();
+    figures.note("10,000 partitions: killed, to a record in each again, s", took.as_secs_f64());
     Ok(())
 }
 
 /// The same load with little stored, and with a hundred times as much.
-fn stored_data(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn stored_data(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     let shape = shape("stored", 1, 1024, 5);
     load::create_topic(&broker.bootstrap, &shape)?;
     for (name, count) in [("1 ×", 20_000), ("100 ×", 1_980_000)] {
@@ -212,7 +278,7 @@ fn stored_data(broker: &Broker, options: &Options, figures: &mut Figures) -> Res
     Ok(())
 }
 
-fn thousand_partitions(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn thousand_partitions(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     at_rate(
         broker,
         &shape("thousand", 1_000, 200, 5),
@@ -223,7 +289,7 @@ fn thousand_partitions(broker: &Broker, options: &Options, figures: &mut Figures
     )
 }
 
-fn one_in_flight(broker: &Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
+fn one_in_flight(broker: &mut Broker, options: &Options, figures: &mut Figures) -> Result<(), String> {
     let shape = shape("one", 1, 200, 0);
     load::create_topic(&broker.bootstrap, &shape)?;
     load::one_in_flight(&broker.bootstrap, &shape, 64, Duration::from_secs(2))?;

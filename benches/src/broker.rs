@@ -27,7 +27,7 @@ pub enum Kind {
 
 impl Kind {
     /// The name in tables and on the command line.
-    pub fn name(&self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Loggos => "loggos",
             Self::LoggosUnflushed => "loggos-unflushed",
@@ -47,6 +47,8 @@ impl Kind {
 /// A running broker.
 pub struct Broker {
     child: Child,
+    command: Command,
+    name: &'static str,
     /// `host:port` for clients.
     pub bootstrap: String,
     /// From exec to the first accepted connection.
@@ -66,19 +68,17 @@ impl Broker {
             Kind::Kafka => kafka(dir.path(), port, peers, "")?,
             Kind::KafkaFlushed => kafka(dir.path(), port, peers, "log.flush.interval.messages=1\n")?,
         };
-        let log = fs::File::create(dir.path().join("log"))?;
-        let began = Instant::now();
-        let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        while TcpStream::connect(&bootstrap).is_err() {
-            let ended = child.try_wait()?;
-            if ended.is_some() || began.elapsed() > START_DEADLINE {
-                let _ = child.kill();
-                let said = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-                return Err(io::Error::other(format!("{} didn't start: {said}", kind.name())));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(Self { child, bootstrap, started_in: began.elapsed(), dir })
+        command.stdin(Stdio::null());
+        let (child, started_in) = run(&mut command, &bootstrap, dir.path(), kind.name())?;
+        Ok(Self { child, command, name: kind.name(), bootstrap, started_in, dir })
+    }
+
+    /// Kills it and starts it again on the same directory and port; `started_in` is of the new start.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        (self.child, self.started_in) = run(&mut self.command, &self.bootstrap, self.dir.path(), self.name)?;
+        Ok(())
     }
 
     /// The process whose CPU time and memory count.
@@ -97,6 +97,23 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Starts `command` and waits until it accepts connections; the time that took.
+fn run(command: &mut Command, bootstrap: &str, dir: &Path, name: &str) -> io::Result<(Child, Duration)> {
+    let log = fs::File::create(dir.join("log"))?;
+    let began = Instant::now();
+    let mut child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
+    while TcpStream::connect(bootstrap).is_err() {
+        let ended = child.try_wait()?;
+        if ended.is_some() || began.elapsed() > START_DEADLINE {
+            let _ = child.kill();
+            let said = fs::read_to_string(dir.join("log")).unwrap_or_default();
+            return Err(io::Error::other(format!("{name} didn't start: {said}")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok((child, began.elapsed()))
 }
 
 const UNFLUSHED: [&str; 6] = [

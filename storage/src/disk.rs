@@ -94,6 +94,9 @@ pub trait DiskFile: Debug + Send + Sync {
     fn reserve(&self, position: u64, len: u64) -> io::Result<()>;
     /// Makes the file's bytes and length durable (fdatasync). After an error the file must not be trusted again.
     fn sync_data(&self) -> io::Result<()>;
+    /// Has the system begin to write this range to the disk, and promises nothing: a later [`DiskFile::sync_data`]
+    /// finds less to do, and tells of errors.
+    fn start_writeback(&self, _position: u64, _len: u64) {}
     /// Whether a read of this range would be served from memory, if the file system can tell.
     fn is_cached(&self, position: u64, len: u64) -> Option<bool>;
     /// The descriptor, for `sendfile`; `None` on a simulated disk.

@@ -12,6 +12,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use rustix::io::ReadWriteFlags;
 
 use crate::disk::{DirEntry, Disk, DiskFile, OpenMode};
+use crate::writeback;
 
 /// `pwritev` takes at most this many parts at once (`IOV_MAX` of Linux).
 const PARTS_LIMIT: usize = 1024;
@@ -138,6 +139,10 @@ impl DiskFile for FsFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn start_writeback(&self, position: u64, len: u64) {
+        writeback::start(self.0.as_fd(), position, len);
     }
 
     fn is_cached(&self, position: u64, len: u64) -> Option<bool> {

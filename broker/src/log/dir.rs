@@ -40,6 +40,8 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// How often the upkeep looks whether a flush is due, while one is waited for; and otherwise.
 const TICK: Duration = Duration::from_millis(10);
 const TICK_IDLE: Duration = Duration::from_millis(100);
+/// Once so many bytes have come, of all logs, those with a quarter of them are written early.
+const WRITEBACK_BYTES: u64 = 1 << 20;
 
 /// How a log directory behaves.
 #[derive(Clone, Copy, Debug)]
@@ -338,6 +340,8 @@ impl Inner {
             let records: Vec<(LogRecord, bool)> = logs.iter().map(|log| log.record()).collect();
             (lsn, logs, records)
         };
+        // All that is dirty is on its way before the first sync waits, so that the syncs wait side by side.
+        self.write_back(1);
         let mut recorded = self.recorded.lock();
         let mut synced = Vec::new();
         let mut folders_changed = false;
@@ -375,6 +379,14 @@ impl Inner {
         Ok(())
     }
 
+    /// Has the segments written early: what the checkpoint then syncs is little, and the journal's writes needn't
+    /// stand behind a burst of it.
+    fn write_back(&self, at_least: u64) {
+        for log in self.logs.read().values() {
+            log.write_back(at_least);
+        }
+    }
+
     fn sync_log(&self, log: &Log, is_new: bool) -> Result<(), LogError> {
         for segment in log.dirty_segments() {
             let synced = segment.store_index().and_then(|()| segment.sync());
@@ -401,13 +413,14 @@ impl Inner {
             .map_err(|error| LogError::io("start the upkeep of", &inner.path, error))
     }
 
-    /// Ticks for lazy flushes, and makes a checkpoint when it's time or when half the ring is used.
+    /// Ticks for lazy flushes, begins to write what has come, and makes a checkpoint when it's time or when half the
+    /// ring is used.
     fn keep_up(&self) {
         let mut since = std::time::Duration::ZERO;
         let mut stop = self.stop.lock();
-        let mut waiting = false;
+        let (mut waiting, mut busy, mut begun) = (false, false, 0);
         while !*stop {
-            let pause = if waiting { TICK } else { TICK_IDLE };
+            let pause = if waiting || busy { TICK } else { TICK_IDLE };
             self.wake.wait_for(&mut stop, pause);
             if *stop {
                 return;
@@ -416,7 +429,13 @@ impl Inner {
             since += pause;
             waiting = self.commit.tick((self.clock)());
             let journal = self.commit.journal();
-            let used = journal.durable_end().position().saturating_sub(journal.released().position());
+            let end = journal.durable_end().position();
+            busy = end.saturating_sub(begun) >= WRITEBACK_BYTES;
+            if busy {
+                begun = end;
+                self.write_back(WRITEBACK_BYTES / 4);
+            }
+            let used = end.saturating_sub(journal.released().position());
             let needed = used > self.options.journal_bytes / 2 || journal.is_starving();
             if (since >= self.options.checkpoint_interval || needed) && self.commit.failure().is_none() {
                 since = std::time::Duration::ZERO;

@@ -1,4 +1,4 @@
-//! Mapped index files of sealed segments, and the only `unsafe` of Loggos.
+//! Mapped index files of sealed segments, with the only `unsafe` of this crate.
 //!
 //! Only files that nobody writes any more are mapped, read-only, and a bounded number of them stays mapped: ten
 //! thousand partitions exhaust neither descriptors nor address space, and a full disk can raise no SIGBUS, for no

@@ -508,6 +508,13 @@ impl Log {
         self.core.synced(end);
     }
 
+    /// Has the system begin to write what was appended, where that is at least so many bytes.
+    fn write_back(&self, at_least: u64) {
+        for segment in self.dirty_segments() {
+            segment.write_back(at_least);
+        }
+    }
+
     /// The segments with bytes that no sync has covered, oldest first.
     fn dirty_segments(&self) -> Vec<Arc<Segment>> {
         self.segments.read().iter().filter(|segment| segment.is_dirty()).cloned().collect()

@@ -40,6 +40,8 @@ pub(super) struct Segment {
     file: Mutex<Option<Arc<dyn DiskFile>>>,
     len: AtomicU64,
     synced: AtomicU64,
+    /// Bytes before this are on their way to the disk, or there.
+    written_back: AtomicU64,
     reserved: AtomicU64,
     /// Whether its name is durable, and that of segments behind it that are gone.
     named: AtomicBool,
@@ -123,6 +125,7 @@ impl Segment {
         let mut segment = Self::bare(disk, dir, base, len);
         segment.named = AtomicBool::new(true);
         segment.synced = AtomicU64::new(len);
+        segment.written_back = AtomicU64::new(len);
         segment.unchecked.get_mut().end = len;
         if let Some(index_len) = index_len.filter(|index_len| *index_len >= ENTRY as u64) {
             let stored = (index_len / ENTRY as u64) as usize - 1;
@@ -140,6 +143,7 @@ impl Segment {
             file: Mutex::new(None),
             len: AtomicU64::new(len),
             synced: AtomicU64::new(0),
+            written_back: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
             named: AtomicBool::new(false),
             rewritten: AtomicBool::new(false),
@@ -266,6 +270,18 @@ impl Segment {
             || self.synced.load(Ordering::Acquire) < self.len()
     }
 
+    /// Has the system begin to write what has come since the last time, if that is worth a call.
+    pub(super) fn write_back(&self, at_least: u64) {
+        let (len, begun) = (self.len(), self.written_back.load(Ordering::Acquire));
+        if len.saturating_sub(begun) < at_least {
+            return;
+        }
+        // A file that can't be opened is the next append's error, or the next sync's.
+        let Ok(file) = self.file() else { return };
+        file.start_writeback(begun, len - begun);
+        self.written_back.fetch_max(len, Ordering::AcqRel);
+    }
+
     /// Notes that the names in its folder changed.
     pub(super) fn neighbours_changed(&self) {
         self.named.store(false, Ordering::Release);
@@ -307,6 +323,7 @@ impl Segment {
         // A shorter file is a change to be synced like any other, even an empty one.
         self.rewritten.store(true, Ordering::Release);
         self.synced.fetch_min(position, Ordering::AcqRel);
+        self.written_back.fetch_min(position, Ordering::AcqRel);
         {
             let mut unchecked = self.unchecked.lock();
             unchecked.end = unchecked.end.min(position);

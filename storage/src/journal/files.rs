@@ -54,11 +54,14 @@ pub(super) struct Files {
     preparation: Preparation,
 }
 
-/// The file that is made ready for what comes next. It has no number before it is used.
+/// The file that is made ready for what comes next. It gets its number when it is ready, and under that its name, so
+/// that the writer waits for no folder's sync when it goes over to it.
 enum Preparation {
     None,
     UnderWay(mpsc::Receiver<io::Result<()>>),
     Ready,
+    Naming(u64, mpsc::Receiver<io::Result<()>>),
+    Named(u64),
 }
 
 impl Files {
@@ -145,19 +148,72 @@ impl Files {
 
     /// Whether a prepared file stands by.
     pub(super) fn has_ready(&mut self) -> bool {
-        if let Preparation::UnderWay(waiting) = &self.preparation {
-            match waiting.try_recv() {
-                Ok(Ok(())) => self.preparation = Preparation::Ready,
-                Ok(Err(error)) => {
-                    // A plain file takes its place; if the disk is full, the write will say so.
-                    tracing::warn!(%error, "a journal file could not be prepared");
-                    self.preparation = Preparation::None;
-                }
-                Err(mpsc::TryRecvError::Empty) => {}
-                Err(mpsc::TryRecvError::Disconnected) => self.preparation = Preparation::None,
+        self.look_at_preparation();
+        matches!(self.preparation, Preparation::Ready | Preparation::Named(_))
+    }
+
+    fn look_at_preparation(&mut self) {
+        let (waiting, next) = match &self.preparation {
+            Preparation::UnderWay(waiting) => (waiting, Preparation::Ready),
+            Preparation::Naming(number, waiting) => (waiting, Preparation::Named(*number)),
+            Preparation::None | Preparation::Ready | Preparation::Named(_) => return,
+        };
+        self.preparation = match waiting.try_recv() {
+            Ok(Ok(())) => next,
+            Ok(Err(error)) => {
+                // A plain file takes its place; if the disk is full, the write will say so.
+                tracing::warn!(%error, "a journal file could not be prepared");
+                Preparation::None
             }
+            Err(mpsc::TryRecvError::Empty) => return,
+            Err(mpsc::TryRecvError::Disconnected) => Preparation::None,
+        };
+    }
+
+    /// Waits for what is being done to the next file.
+    fn await_preparation(&mut self) {
+        while let Preparation::UnderWay(waiting) | Preparation::Naming(_, waiting) = &self.preparation {
+            let done = waiting.recv();
+            let next = match &self.preparation {
+                Preparation::Naming(number, _) => Preparation::Named(*number),
+                _ => Preparation::Ready,
+            };
+            self.preparation = if matches!(done, Ok(Ok(()))) { next } else { Preparation::None };
         }
-        matches!(self.preparation, Preparation::Ready)
+    }
+
+    /// Gives a file that is ready its name as file `number`, in the background.
+    pub(super) fn name_ready(&mut self, number: u64) {
+        self.look_at_preparation();
+        if !matches!(self.preparation, Preparation::Ready) {
+            return;
+        }
+        let (disk, dir, path) = (Arc::clone(&self.disk), self.dir.clone(), self.path(number));
+        let naming = self.beside("journal-name", move || {
+            disk.rename(&dir.join(PREPARED), &path)?;
+            disk.sync_dir(&dir)
+        });
+        if let Some(waiting) = naming {
+            self.preparation = Preparation::Naming(number, waiting);
+        }
+    }
+
+    /// Does `work` on a thread of its own, in simulations here; `None` if there is no thread to be had.
+    fn beside(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Option<mpsc::Receiver<io::Result<()>>> {
+        let (answer, waiting) = mpsc::sync_channel(1);
+        let work = move || {
+            let _ = answer.send(work());
+        };
+        if self.options.inline {
+            work();
+        } else if std::thread::Builder::new().name(name.to_owned()).spawn(work).is_err() {
+            return None;
+        }
+        Some(waiting)
     }
 
     /// The file behind all others, as file `number`: the prepared one, or a plain one. `None` when the journal may
@@ -166,20 +222,26 @@ impl Files {
         let dir = self.dir.clone();
         let failed = |source| JournalError::io("make", &dir, source);
         let path = self.path(number);
-        if !self.has_ready() && self.is_full() {
-            if let Preparation::UnderWay(waiting) = &self.preparation {
-                // Nothing else can be had; a moment later it is ready.
-                let _ = waiting.recv().map(|done| done.map(|()| self.preparation = Preparation::Ready));
-            } else {
-                return self.recycle(number, released);
-            }
+        self.look_at_preparation();
+        let named = matches!(self.preparation, Preparation::Naming(..));
+        if named || (matches!(self.preparation, Preparation::UnderWay(_)) && self.is_full()) {
+            // Nothing else can be had; a moment later it is ready.
+            self.await_preparation();
         }
-        if self.has_ready() {
-            self.preparation = Preparation::None;
-            self.disk.rename(&self.dir.join(PREPARED), &path).map_err(failed)?;
-            self.disk.sync_dir(&self.dir).map_err(failed)?;
-            self.live.push(number);
-            return self.reopen(number).map(Some);
+        match std::mem::replace(&mut self.preparation, Preparation::None) {
+            Preparation::Named(name) => {
+                assert_eq!(name, number, "a file is named for the place behind the last one");
+                self.live.push(number);
+                return self.reopen(number).map(Some);
+            }
+            Preparation::Ready => {
+                self.disk.rename(&self.dir.join(PREPARED), &path).map_err(failed)?;
+                self.disk.sync_dir(&self.dir).map_err(failed)?;
+                self.live.push(number);
+                return self.reopen(number).map(Some);
+            }
+            Preparation::None if self.is_full() => return self.recycle(number, released),
+            other => self.preparation = other,
         }
         let mode = OpenMode { create: true, truncate: true, ..OpenMode::default() };
         let file = self.disk.open(&path, mode).map_err(failed)?;
@@ -221,16 +283,10 @@ impl Files {
         }
         let (disk, dir, how) =
             (Arc::clone(&self.disk), self.dir.clone(), self.preparing(!self.options.inline));
-        let (answer, waiting) = mpsc::sync_channel(1);
-        let work = move || {
-            let _ = answer.send(prepare(disk.as_ref(), &dir, free.as_deref(), how));
-        };
-        if self.options.inline {
-            work();
-        } else if std::thread::Builder::new().name("journal-prepare".to_owned()).spawn(work).is_err() {
-            return;
+        let work = move || prepare(disk.as_ref(), &dir, free.as_deref(), how);
+        if let Some(waiting) = self.beside("journal-prepare", work) {
+            self.preparation = Preparation::UnderWay(waiting);
         }
-        self.preparation = Preparation::UnderWay(waiting);
     }
 
     const fn preparing(&self, gently: bool) -> Preparing {

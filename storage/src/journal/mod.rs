@@ -114,7 +114,7 @@ impl Default for JournalOptions {
         Self {
             space: Space::Ring { bytes: 256 << 20 },
             file_bytes: 16 << 20,
-            group_bytes_max: 1 << 20,
+            group_bytes_max: 4 << 20,
             pending_bytes_max: 32 << 20,
             direct: true,
             inline: false,

@@ -37,7 +37,7 @@ impl Writer {
             current,
             last: end.last,
             next_group: end.highest + 1,
-            group_bytes_max: options.group_bytes_max,
+            group_bytes_max: options.group_bytes_max.min(options.file_bytes as usize),
             buffer: Vec::new(),
             complained: None,
         })
@@ -100,7 +100,7 @@ impl Writer {
         let entries = group.iter().flat_map(|append| &append.entries);
         block::encode(place, entries, entries_len, bytes);
         let file = self.current.as_ref().expect("make_way opened a file");
-        let at = self.last.position % self.files.file_bytes() as u64;
+        let (at, next) = (self.last.position % self.files.file_bytes() as u64, file.number + 1);
         let failed = |source| JournalError::io("write", &file.path, source);
         file.file.write_all_at(&[IoSlice::new(bytes)], at).map_err(failed)?;
         if !file.durable_writes {
@@ -110,6 +110,7 @@ impl Writer {
         self.next_group += 1;
         if at + len as u64 > PREPARE_AFTER.min(self.files.file_bytes() as u64 / 4) {
             self.files.prepare_next(released.position() / self.files.file_bytes() as u64);
+            self.files.name_ready(next);
         }
         Ok(Some(self.last))
     }
