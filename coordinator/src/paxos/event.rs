@@ -139,7 +139,7 @@ pub enum Action {
         /// The last applied slot.
         slot: Slot,
         /// The engine's part, to be stored with it and handed back in `SnapshotReceived`; at a start
-        /// `head::decode` makes `Recovered::configs` of it.
+        /// `codec::decode_history` makes `Recovered::configs` of it.
         head: Bytes,
     },
     /// Slots up to this one are covered by a stored snapshot and no longer needed by the ledger.

@@ -18,7 +18,6 @@ pub mod ballot;
 pub mod codec;
 pub mod engine;
 pub mod event;
-pub mod head;
 pub mod learner;
 pub mod lease;
 pub mod membership;

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use loggos_coordinator::paxos::ballot::{Ballot, CellId, Incarnation, ServerId, Slot};
+use loggos_coordinator::paxos::codec::decode_history;
 use loggos_coordinator::paxos::engine::Engine;
 use loggos_coordinator::paxos::event::{
     Action, Actions, Event, Identity, LeaderView, Options, ReadId, Record, Recovered, SnapshotMark, Status,
     Write,
 };
-use loggos_coordinator::paxos::head;
 use loggos_coordinator::paxos::membership::{Config, ConfigHistory, Member, Role};
 use loggos_coordinator::paxos::message::{Envelope, Message};
 use loggos_coordinator::paxos::moment::{Moment, Now};
@@ -173,7 +173,7 @@ impl Cell {
         node.incarnation += 1;
         let snapshot = node.disk.snapshot.clone();
         let configs = match &snapshot {
-            Some((_, _, bytes)) => head::decode(bytes.clone(), options.alpha).unwrap(),
+            Some((_, _, bytes)) => decode_history(bytes.clone(), options.alpha).unwrap(),
             None => node.founding.clone(),
         };
         let recovered = Recovered {

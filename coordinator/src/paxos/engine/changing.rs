@@ -90,12 +90,9 @@ impl Engine {
     fn members_within(&self, now: Moment, lag: u64) -> BTreeSet<ServerId> {
         let Standing::Leading(leading) = &self.standing else { return BTreeSet::new() };
         let (_, latest) = self.configs.latest();
-        let chosen_upto = self.learner.chosen_upto();
-        let close = |id: ServerId, applied: Slot| {
-            latest.role(id) == Some(Role::Witness) || chosen_upto.since(applied) <= lag
-        };
+        let close = |id: ServerId, behind: u64| latest.role(id) == Some(Role::Witness) || behind <= lag;
         let answering = leading.members.iter().filter(|(id, member)| {
-            member.heard.after(self.options.election_max) > now && close(**id, member.applied)
+            member.heard.after(self.options.election_max) > now && close(**id, member.lag)
         });
         answering.map(|(id, _)| *id).chain([self.identity.server]).collect()
     }

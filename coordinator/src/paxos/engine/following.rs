@@ -178,11 +178,11 @@ impl Engine {
         } else {
             self.grant.extend(ballot, step.at(), &self.options);
         }
-        if addressed {
-            self.acceptor.heard_leader(ballot, heartbeat.last_proposed);
-        }
         self.touches_registered(step, heartbeat.touches);
         self.hear(step, ballot, heartbeat.chosen_upto)?;
+        if addressed {
+            self.end_uncertainty(ballot, heartbeat.last_proposed);
+        }
         let again = self.touches.answered == (ballot, heartbeat.round) && self.touches.pending.is_none();
         self.touches.answered = (ballot, heartbeat.round);
         if !again || new_promise {
@@ -194,6 +194,15 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A leader at `ballot`, which may be this server, has proposed up to `last_proposed`: from there on nothing that
+    /// was lost here can be missed.
+    pub(super) fn end_uncertainty(&mut self, ballot: Ballot, last_proposed: Slot) {
+        if self.acceptor.is_uncertain() {
+            self.acceptor.heard_leader(ballot, last_proposed);
+            self.acceptor.chosen(self.learner.chosen_upto());
+        }
     }
 
     fn heartbeat_ack(&self, step: &Step<'_>) -> Message {

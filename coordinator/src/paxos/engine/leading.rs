@@ -26,6 +26,8 @@ use crate::paxos::recovery::Promises;
 pub(super) struct Progress {
     /// Its chosen prefix, as far as it would survive a crash.
     pub applied: Slot,
+    /// How many slots it lay behind when it said so.
+    pub lag: u64,
     /// When it last answered.
     pub heard: Moment,
     /// Its last batch of touches registered here.
@@ -326,15 +328,17 @@ impl Engine {
         let chosen_upto = self.learner.chosen_upto();
         let Standing::Leading(leading) = &mut self.standing else { return };
         leading.announced = chosen_upto;
+        let (ballot, last_proposed) = (leading.proposer.ballot(), leading.proposer.last_proposed());
         let template = Heartbeat {
-            ballot: leading.proposer.ballot(),
+            ballot,
             chosen_upto,
             round: leading.tenure.round(),
-            last_proposed: leading.proposer.last_proposed(),
+            last_proposed,
             touches: 0,
             released: leading.tenure.is_given_up(),
             clock: step.at(),
         };
+        self.end_uncertainty(ballot, last_proposed);
         for member in self.configs.everyone(chosen_upto) {
             if member == self.identity.server {
                 continue;
@@ -361,6 +365,7 @@ impl Engine {
         leading.tenure.acknowledge(from, ack.round, step.at());
         let progress = leading.members.entry(from).or_default();
         progress.applied = progress.applied.max(ack.applied_upto);
+        progress.lag = self.learner.chosen_upto().since(progress.applied);
         progress.heard = step.at();
         if ack.touches > progress.touches {
             progress.touches = ack.touches;

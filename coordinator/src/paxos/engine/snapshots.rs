@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::standing::Standing;
 use super::{Engine, Outcome, Step};
 use crate::paxos::ballot::{ServerId, Slot};
+use crate::paxos::codec::{decode_history, encode_history};
 use crate::paxos::event::{Action, SnapshotMark};
-use crate::paxos::head;
 use crate::paxos::message::Message;
 use crate::paxos::moment::Moment;
 
@@ -68,7 +68,7 @@ impl Engine {
         let slot = self.learner.chosen_upto();
         let mut configs = self.configs.clone();
         configs.forget_below(slot);
-        step.act(Action::TakeSnapshot { slot, head: head::encode(&configs) });
+        step.act(Action::TakeSnapshot { slot, head: encode_history(&configs) });
     }
 
     /// It is durable and was read back: what it covers may go, but for a tail kept for servers that lag a little.
@@ -171,7 +171,7 @@ impl Engine {
             return Ok(());
         }
         // A head that can't be read is as good as no snapshot: the leader's next word starts over.
-        let Some(configs) = head::decode(head, self.options.alpha) else { return Ok(()) };
+        let Ok(configs) = decode_history(head, self.options.alpha) else { return Ok(()) };
         self.stand_down(step);
         self.configs = configs;
         self.post.config_slot = self.configs.latest().0;
