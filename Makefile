@@ -36,9 +36,13 @@ sim:
 	LOGGOS_SIM_SEEDS=$${LOGGOS_SIM_SEEDS:-200} LOGGOS_GROUP_SEEDS=$${LOGGOS_GROUP_SEEDS:-20000} \
 	$(CARGO) test --release -p loggos-storage -p loggos-broker -p loggos-coordinator -- --nocapture
 
-# Hundreds of MB of real lines through every client and codec, byte by byte.
+# Hundreds of MB of real lines through every client and codec, byte by byte; thousands of random histories beside a
+# real ZooKeeper.
 interop: setup build
 	benches/peers/fetch
+	tests/setup --interop
+	LOGGOS_DIFFERENTIAL_SEEDS=$${LOGGOS_DIFFERENTIAL_SEEDS:-3000} \
+	$(CARGO) test --release -p loggos-coordinator --test differential
 	LOGGOS_BINARY=$${LOGGOS_BINARY:-$${CARGO_TARGET_DIR:-target}/release/loggos} \
 	$(CARGO) test --release -p loggos --test e2e -- --ignored --nocapture registry_sources
 

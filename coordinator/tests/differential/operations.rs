@@ -25,6 +25,17 @@ pub enum Step {
     Renew { client: usize },
 }
 
+impl Step {
+    /// Whether a session ends in it.
+    pub fn closes(&self) -> bool {
+        match self {
+            Self::Renew { .. } => true,
+            Self::Reconnect { .. } => false,
+            Self::Send { sent, .. } => sent.iter().any(|sent| sent.payload(0).1 == op::CLOSE_SESSION),
+        }
+    }
+}
+
 /// One frame.
 #[derive(Debug)]
 pub enum Sent {
@@ -58,6 +69,8 @@ pub struct Operations {
     folder: String,
     /// Paths that creates gave.
     known: Vec<String>,
+    /// ZooKeeper holds against a quota what is applied, not what is on its way: with quotas, one write at a time.
+    quotas: bool,
     steps: i64,
     xid: i32,
 }
@@ -65,7 +78,8 @@ pub struct Operations {
 impl Operations {
     pub fn new(seed: u64) -> Self {
         let folder = format!("/d{seed}");
-        Self { rng: StdRng::seed_from_u64(seed), known: vec![folder.clone()], folder, steps: 0, xid: 10 }
+        let (rng, known) = (StdRng::seed_from_u64(seed), vec![folder.clone()]);
+        Self { rng, known, folder, quotas: seed.is_multiple_of(3), steps: 0, xid: 10 }
     }
 
     /// The run's first step: its folder.
@@ -108,11 +122,12 @@ impl Operations {
             // Auth is answered out of band by ZooKeeper: alone, its place is clear.
             4..=6 => return Step::Send { client, sent: vec![self.auth()] },
             7 => return Step::Send { client, sent: vec![self.wrong()] },
-            8..=9 => return Step::Send { client, sent: self.quota() },
+            8..=9 if self.quotas => return Step::Send { client, sent: self.quota() },
             _ => {}
         }
         let mut sent = Vec::new();
-        for _ in 0..=self.below(AHEAD) {
+        let ahead = if self.quotas { 1 } else { AHEAD };
+        for _ in 0..=self.below(ahead) {
             let request = self.request();
             // ZooKeeper 3.9 checks what is sent right behind a setACL by the ACL of before.
             let last = matches!(request, Request::SetAcl { .. });
@@ -142,9 +157,9 @@ impl Operations {
             _ => {}
         }
         let mut path = self.folder.clone();
-        for _ in 0..1 + self.below(3) {
+        for _ in 0..self.pick(&[1, 1, 2, 2, 2, 3]) {
             path.push('/');
-            path.push_str(self.pick(&["a", "b", "c"]));
+            path.push_str(self.pick(&["a", "a", "b"]));
         }
         path
     }
@@ -180,7 +195,7 @@ impl Operations {
     }
 
     fn version(&mut self) -> i32 {
-        self.pick(&[-1, -1, -1, 0, 0, 1, 2, 7, -2])
+        self.pick(&[-1, -1, -1, -1, -1, -1, 0, 0, 1, 2, 7, -2])
     }
 
     fn acl(&mut self) -> Vec<Acl> {
@@ -188,7 +203,7 @@ impl Operations {
             perms,
             id: Id { scheme: scheme.to_owned(), id: id.to_owned() },
         };
-        match self.below(24) {
+        match self.below(45) {
             0 => vec![acl(1, "world", "anyone")],
             1 => vec![acl(31, "auth", "")],
             // As ZooKeeper keeps one:pw and two:pw.
@@ -256,7 +271,8 @@ impl Operations {
             57..=59 => Request::GetChildren { path: self.path(), watch: self.one_in(2) },
             60..=63 => Request::GetChildren2 { path: self.path(), watch: self.one_in(2) },
             64..=75 => {
-                let count = self.below(5);
+                let most = if self.quotas { 2 } else { 5 };
+                let count = self.below(most);
                 Request::Multi((0..count).map(|_| self.part()).collect())
             }
             76..=79 => {
@@ -267,7 +283,7 @@ impl Operations {
                 };
                 Request::MultiRead((0..count).map(|_| part(self)).collect())
             }
-            80..=85 => Request::AddWatch { path: self.path(), mode: self.pick(&[0, 0, 1, 1, 2, -1]) },
+            80..=85 => Request::AddWatch { path: self.path(), mode: self.pick(&[0, 0, 0, 1, 1, 1, 1, 2]) },
             86..=88 => Request::RemoveWatches { path: self.path(), kind: self.watch_kind() },
             89..=90 => Request::CheckWatches { path: self.path(), kind: self.watch_kind() },
             91..=94 => self.set_watches(),
@@ -288,7 +304,7 @@ impl Operations {
     }
 
     fn watch_kind(&mut self) -> i32 {
-        self.pick(&[1, 2, 3, 3, 4, 5, 6, 0])
+        self.pick(&[1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6])
     }
 
     fn set_watches(&mut self) -> Request {

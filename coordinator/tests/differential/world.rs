@@ -18,6 +18,8 @@ use crate::support::raw::{Raw, connect_request};
 
 /// A server that says nothing for so long has hung.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Answers that are a connection's last.
+const LAST: [&str; 2] = ["UNIMPLEMENTED (-6)", "AUTH_FAILED (-115)"];
 /// What each client asks to learn that everything before has been told.
 const BARRIER_XID: i32 = 1 << 20;
 
@@ -67,6 +69,9 @@ impl World {
             let sent = Sent::Request { xid: BARRIER_XID, request: barrier };
             self.send(client, &[sent], &mut seen).await;
         }
+        if step.closes() {
+            order_events(&mut seen);
+        }
         seen
     }
 
@@ -115,10 +120,24 @@ impl World {
                 Err(_) => panic!("{} says nothing to client {number}; so far {seen:#?}", self.address),
             };
             // A barrier that went as it should says nothing.
-            if !line.is_empty() {
-                seen.push(format!("client {number}: {line}"));
+            if line.is_empty() {
+                continue;
+            }
+            seen.push(format!("client {number}: {line}"));
+            if LAST.iter().any(|last| line.ends_with(last)) {
+                self.wait_for_the_end(number, seen).await;
             }
         }
+    }
+
+    /// The server closes the connection behind such an answer: sooner or later.
+    async fn wait_for_the_end(&mut self, number: usize, seen: &mut Vec<String>) {
+        let client = &mut self.clients[number];
+        client.pending.clear();
+        let Some(mut raw) = client.raw.take() else { return };
+        let end = async { while raw.frame().await.is_some() {} };
+        let closed = tokio::time::timeout(SILENCE, end).await.is_ok();
+        seen.push(format!("client {number}: {}", if closed { "closed" } else { "still open" }));
     }
 
     async fn reconnect(&mut self, number: usize, seen: &mut Vec<String>) {
@@ -256,6 +275,15 @@ impl World {
             (_, Some(client)) => format!("client {client}"),
             (raw, None) => format!("{raw:#x}"),
         }
+    }
+}
+
+/// A session's ephemeral nodes go in an order that ZooKeeper's hash table gives: what one client is told in a row is
+/// sorted.
+fn order_events(seen: &mut [String]) {
+    let is_event = |line: &String| line.contains(": event ");
+    for run in seen.chunk_by_mut(|one, other| is_event(one) && is_event(other) && one[..9] == other[..9]) {
+        run.sort();
     }
 }
 

@@ -1,5 +1,5 @@
-//! A real ZooKeeper in a process of its own, for tests that compare: the pinned one that `make setup` fetches, else
-//! Debian's.
+//! A real ZooKeeper in a process of its own, for tests that compare: the pinned one that `make setup` fetches. An
+//! older one won't do: ZooKeeper 3.8 reads multis differently, and its notifications carry no zxid.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -24,11 +24,8 @@ pub struct ZooKeeper {
 
 /// Where the pinned jars are, if they are there.
 pub fn jars() -> Option<PathBuf> {
-    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/zookeeper/lib");
-    let debian = Path::new("/usr/share/java");
-    [(pinned.join("zookeeper-3.9.5.jar"), pinned.as_path()), (debian.join("zookeeper.jar"), debian)]
-        .into_iter()
-        .find_map(|(jar, folder)| jar.exists().then(|| folder.to_owned()))
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/zookeeper/lib");
+    lib.join("zookeeper-3.9.5.jar").exists().then_some(lib)
 }
 
 impl ZooKeeper {

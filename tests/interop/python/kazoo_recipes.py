@@ -8,12 +8,14 @@ import uuid
 from kazoo.client import KazooClient
 from kazoo.exceptions import (
     BadVersionError,
+    LockTimeout,
     NoAuthError,
     NodeExistsError,
     NoNodeError,
     NotEmptyError,
     RolledBackError,
 )
+from kazoo.recipe.cache import TreeCache, TreeEvent
 from kazoo.security import make_digest_acl
 
 TIMEOUT = 30
@@ -134,6 +136,122 @@ def recipes(zk, other):
     assert barrier.wait(TIMEOUT)
 
 
+def shared_locks(zk, other):
+    readers = [each.ReadLock(root + "/rw") for each in (zk, other)]
+    for reader in readers:
+        assert reader.acquire(timeout=TIMEOUT)
+    writer = other.WriteLock(root + "/rw")
+    refused(LockTimeout, writer.acquire, timeout=0.2)
+    for reader in readers:
+        reader.release()
+    assert writer.acquire(timeout=TIMEOUT)
+    assert not zk.ReadLock(root + "/rw").acquire(blocking=False)
+    writer.release()
+
+    places = [each.Semaphore(root + "/semaphore", max_leases=2) for each in (zk, other)]
+    for place in places:
+        assert place.acquire(timeout=TIMEOUT)
+    refused(LockTimeout, other.Semaphore(root + "/semaphore", max_leases=2).acquire, timeout=0.2)
+    places[0].release()
+    third = other.Semaphore(root + "/semaphore", max_leases=2)
+    assert third.acquire(timeout=TIMEOUT)
+    third.release()
+    places[1].release()
+
+
+def together(zk, other):
+    inside = []
+
+    def enter(client, name):
+        barrier = client.DoubleBarrier(root + "/double", 2)
+        barrier.enter()
+        inside.append(name)
+        barrier.leave()
+
+    threads = [threading.Thread(target=enter, args=pair) for pair in ((zk, "a"), (other, "b"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert sorted(inside) == ["a", "b"], inside
+
+    party = zk.Party(root + "/party", "first")
+    party.join()
+    second = other.Party(root + "/party", "second")
+    second.join()
+    assert sorted(party) == ["first", "second"]
+    second.leave()
+    assert sorted(party) == ["first"]
+    party.leave()
+    shallow = zk.ShallowParty(root + "/shallow", "third")
+    shallow.join()
+    assert list(shallow) == ["third"]
+    shallow.leave()
+
+    queue = zk.LockingQueue(root + "/locking")
+    queue.put_all([b"a", b"b"])
+    assert queue.get(TIMEOUT) == b"a" and queue.consume()
+    assert other.LockingQueue(root + "/locking").get(TIMEOUT) == b"b"
+
+    shares = {}
+
+    def divide(client, name):
+        found = client.SetPartitioner(root + "/shares", set=range(6), identifier=name, time_boundary=1)
+        deadline = time.monotonic() + 2 * TIMEOUT
+        while time.monotonic() < deadline:
+            if found.release:
+                found.release_set()
+            elif found.failed:
+                break
+            elif found.acquired and len(found._party) == 2:
+                shares[name] = set(found)
+                if len(shares) == 2:
+                    break
+                time.sleep(0.05)
+            else:
+                found.wait_for_acquire(0.2)
+        finished.wait(2 * TIMEOUT)
+        found.finish()
+
+    finished = threading.Barrier(2)
+    threads = [threading.Thread(target=divide, args=pair) for pair in ((zk, "a"), (other, "b"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(4 * TIMEOUT)
+    assert shares["a"] | shares["b"] == set(range(6)) and not shares["a"] & shares["b"], shares
+
+
+def caches(zk, other):
+    events, ready = [], threading.Event()
+    cache = TreeCache(zk, root + "/tree")
+
+    def listen(event):
+        events.append((event.event_type, event.event_data.path if event.event_data else None))
+        if event.event_type == TreeEvent.INITIALIZED:
+            ready.set()
+
+    cache.listen(listen)
+    cache.start()
+    assert ready.wait(TIMEOUT)
+    other.create(root + "/tree/x/y", b"1", makepath=True)
+    eventually(lambda: (TreeEvent.NODE_ADDED, root + "/tree/x/y") in events)
+    other.set(root + "/tree/x/y", b"2")
+    eventually(lambda: (TreeEvent.NODE_UPDATED, root + "/tree/x/y") in events)
+    assert cache.get_data(root + "/tree/x/y").data == b"2"
+    other.delete(root + "/tree/x/y")
+    eventually(lambda: (TreeEvent.NODE_REMOVED, root + "/tree/x/y") in events)
+    assert cache.get_children(root + "/tree/x") == set()
+    cache.close()
+
+
+def eventually(condition):
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
 def transactions(zk):
     zk.create(root + "/t", b"")
     good = zk.transaction()
@@ -176,6 +294,9 @@ zk, other = client(), client()
 nodes(zk)
 ephemerals_and_watches(zk, other)
 recipes(zk, other)
+shared_locks(zk, other)
+together(zk, other)
+caches(zk, other)
 transactions(zk)
 access(zk)
 words(zk)
