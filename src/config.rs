@@ -36,6 +36,16 @@ pub struct ServeOptions {
     )]
     pub advertise: String,
 
+    /// The HOST:PORT that other brokers are told to connect to, where it isn't the clients'; empty means the same
+    #[arg(
+        long,
+        env = "LOGGOS_REPLICATION_ADVERTISE",
+        value_name = "HOST:PORT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub replication_advertise: String,
+
     /// Run a broker alone, against this ensemble (Loggos' or ZooKeeper's, 3.5 or newer), as HOST:PORT,…[/chroot]
     #[arg(
         long,

@@ -152,24 +152,28 @@ async fn run(
 }
 
 fn broker_options(options: &ServeOptions) -> Result<BrokerOptions, Refusal> {
-    let advertise = match options.advertise.as_str() {
-        "" => None,
-        text => Some(host_and_port(text).ok_or_else(|| {
-            Refusal::new(format!(
-                "--advertise: '{text}' is not HOST:PORT, as in --advertise broker1.example:9092"
-            ))
-        })?),
-    };
+    let advertise = advertised("--advertise", &options.advertise)?;
+    let replication_advertise = advertised("--replication-advertise", &options.replication_advertise)?;
     Ok(BrokerOptions {
         data_dir: options.common.data_dir.join("broker"),
         listen: options.listen,
         advertise,
+        replication_advertise,
         coordinator: options.coordinator.clone(),
         broker_id: (options.broker_id >= 0).then(|| BrokerId::new(options.broker_id)),
         rack: (!options.rack.is_empty()).then(|| options.rack.clone()),
         configs: settings_map(&options.set)?,
         session_timeout: Duration::from_millis(options.session_timeout_ms.into()),
     })
+}
+
+/// An address that others are told, if there is one.
+fn advertised(option: &str, text: &str) -> Result<Option<(String, u16)>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let example = format!("'{text}' is not HOST:PORT, as in {option} broker1.example:9092");
+    host_and_port(text).map(Some).ok_or_else(|| Refusal::new(format!("{option}: {example}")))
 }
 
 async fn start_coordinator(data_dir: &Path, cell: &CellOptions) -> Result<CoordinatorHandle, Refusal> {

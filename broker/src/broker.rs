@@ -43,6 +43,8 @@ pub struct BrokerOptions {
     pub listen: SocketAddr,
     /// What clients are told to connect to; `None` for where we listen.
     pub advertise: Option<(String, u16)>,
+    /// What other brokers are told to connect to; `None` for what clients are told.
+    pub replication_advertise: Option<(String, u16)>,
     /// The ensemble, as `host:port,…[/chroot]`.
     pub coordinator: String,
     /// Its id; `None` for the one that it has or is given.
@@ -61,6 +63,7 @@ impl Default for BrokerOptions {
             data_dir: PathBuf::from("./loggos-data/broker"),
             listen: SocketAddr::from(([127, 0, 0, 1], 9092)),
             advertise: None,
+            replication_advertise: None,
             coordinator: "127.0.0.1:2181".to_owned(),
             broker_id: None,
             rack: None,
@@ -112,7 +115,8 @@ impl Broker {
         let id = identity(&options, &registry, &cluster_id).await?;
         let (host, port) =
             options.advertise.clone().unwrap_or_else(|| (address.ip().to_string(), address.port()));
-        let registration = Registration { id, host, port, rack: options.rack.clone() };
+        let (replication, rack) = (options.replication_advertise.clone(), options.rack.clone());
+        let registration = Registration { id, host, port, replication, rack };
         let epoch = registration.register(&registry).await?;
         let metadata = Metadata::start(registry.clone(), cluster_id).await?;
         let table = Arc::new(Table::new(id, Arc::clone(&dir), configs, epoch));
@@ -181,12 +185,17 @@ struct Registration {
     id: BrokerId,
     host: String,
     port: u16,
+    replication: Option<(String, u16)>,
     rack: Option<String>,
 }
 
 impl Registration {
     async fn register(&self, registry: &Registry) -> Result<BrokerEpoch, RegistryError> {
-        let record = BrokerRecord::plaintext(&self.host, self.port, self.rack.clone(), clock::now().raw());
+        let mut record =
+            BrokerRecord::plaintext(&self.host, self.port, self.rack.clone(), clock::now().raw());
+        if let Some((host, port)) = &self.replication {
+            record = record.with_replication(host, *port);
+        }
         registry.register_broker(self.id, &record).await
     }
 

@@ -27,6 +27,8 @@ pub struct BrokerView {
     pub host: String,
     /// And on which port.
     pub port: u16,
+    /// Where other brokers connect, as `host:port`.
+    pub replication: String,
     /// Its rack.
     pub rack: Option<String>,
     /// Which life of it.
@@ -222,7 +224,9 @@ async fn read(
         match subject {
             Subject::Brokers => {
                 let brokers = registry.brokers().await?.into_iter().map(|(id, (record, epoch))| {
-                    (id, BrokerView { host: record.host, port: record.port, rack: record.rack, epoch })
+                    let replication = record.replication_address();
+                    let (host, port, rack) = (record.host, record.port, record.rack);
+                    (id, BrokerView { host, port, replication, rack, epoch })
                 });
                 view.brokers = brokers.collect();
             }

@@ -49,7 +49,7 @@ pub async fn run(me: BrokerId, metadata: Metadata, table: Arc<Table>) {
             .into_iter()
             .filter_map(|leader| {
                 let broker = view.brokers.get(&leader)?;
-                Some(((leader, broker.epoch), format!("{}:{}", broker.host, broker.port)))
+                Some(((leader, broker.epoch), broker.replication.clone()))
             })
             .collect();
         loops.retain(|leader, _| wanted.contains_key(leader));

@@ -81,7 +81,26 @@ impl BrokerRecord {
             features: BTreeMap::new(),
         }
     }
+
+    /// The same broker, reached by other brokers at an address of its own.
+    pub fn with_replication(mut self, host: &str, port: u16) -> Self {
+        let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        self.endpoints.push(format!("{REPLICATION}://{shown}:{port}"));
+        self.listener_security_protocol_map.insert(REPLICATION.to_owned(), "PLAINTEXT".to_owned());
+        self
+    }
+
+    /// Where other brokers connect, as `host:port`: the listener of that name, or else where clients do.
+    pub fn replication_address(&self) -> String {
+        let own = self.endpoints.iter().find_map(|endpoint| {
+            endpoint.strip_prefix(REPLICATION).and_then(|rest| rest.strip_prefix("://"))
+        });
+        own.map_or_else(|| format!("{}:{}", self.host, self.port), str::to_owned)
+    }
 }
+
+/// The name of the listener that other brokers use, where it isn't the clients'.
+const REPLICATION: &str = "REPLICATION";
 
 impl Record for BrokerRecord {
     const WHAT: &'static str = "a broker's registration";
@@ -267,6 +286,15 @@ impl Record for ProducerIdBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_brokers_connect_where_the_registration_says() {
+        let broker = BrokerRecord::plaintext("outside", 9092, None, 0);
+        assert_eq!(broker.replication_address(), "outside:9092");
+        let broker = broker.with_replication("::1", 9094);
+        let read = BrokerRecord::from_bytes(&broker.to_bytes()).unwrap();
+        assert_eq!((read.replication_address().as_str(), read.host.as_str()), ("[::1]:9094", "outside"));
+    }
 
     #[test]
     fn what_kafka_wrote_is_read() {
