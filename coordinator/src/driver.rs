@@ -260,9 +260,12 @@ impl Driver {
             let epoch = self.tree.epoch();
             self.enqueue(Command::Expire { session, epoch }, Origin::Own);
         }
+        let time_ms = self.time_ms();
+        for path in self.tree.lingered(time_ms, SWEEP_NODES) {
+            self.enqueue(Command::Remove { path }, Origin::Own);
+        }
         if self.swept.elapsed() >= self.options.unused_check {
             self.swept = Instant::now();
-            let time_ms = self.time_ms();
             for path in self.tree.removable(time_ms, SWEEP_NODES) {
                 self.enqueue(Command::Remove { path }, Origin::Own);
             }
