@@ -94,7 +94,7 @@ impl World {
             replies_lost,
             head: None,
             kept: BTreeMap::new(),
-            broker_fails: if seed % 2 == 0 { 0.02 } else { 0.0 },
+            broker_fails: if seed.is_multiple_of(2) { 0.02 } else { 0.0 },
         }
     }
 

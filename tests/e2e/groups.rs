@@ -178,16 +178,17 @@ fn a_lost_broker_s_groups_go_on_elsewhere_without_a_rejoin() {
     let tree = Tree::connect(&coordinator);
     let generation = |name: &String| tree.json(&format!("/consumers/{name}"))["generation"].clone();
     let before: Vec<_> = names.iter().map(generation).collect();
-    for victim in 0..2 {
-        others[victim].kill();
-        produce(&bootstrap, 6, 600 + victim as u32 * 60..660 + victim as u32 * 60);
+    for (round, victim) in others.iter_mut().enumerate() {
+        let from = 600 + u32::try_from(round).expect("two") * 60;
+        victim.kill();
+        produce(&bootstrap, 6, from..from + 60);
         let found = read(&all, 6 * 60);
-        let expected: BTreeSet<u32> = (600 + victim as u32 * 60..660 + victim as u32 * 60).collect();
+        let expected: BTreeSet<u32> = (from..from + 60).collect();
         assert!(found.iter().all(|found| *found == expected), "what was committed is not read again");
         for member in &members {
             member.commit_consumer_state(CommitMode::Sync).expect("committed");
         }
-        others[victim].restart();
+        victim.restart();
     }
     let after: Vec<_> = names.iter().map(generation).collect();
     assert_eq!(before, after, "nobody had to join again");

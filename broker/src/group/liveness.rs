@@ -33,10 +33,8 @@ impl Liveness {
     /// This broker is at work. Called more often than a session may be silent.
     pub(super) async fn beat(&self) {
         // Who comes late asks before it says so.
-        if self.stood_still() {
-            if self.ask().await.is_err() {
-                return;
-            }
+        if self.stood_still() && self.ask().await.is_err() {
+            return;
         }
         self.beat.store(self.elapsed_ms(), Ordering::Release);
     }

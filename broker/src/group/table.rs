@@ -181,7 +181,7 @@ impl Groups {
         let shelf = Arc::new(Shelf::new(nodes.fence(), offsets, topics, Arc::clone(&self.held)));
         let malformed = |error| {
             tracing::error!(group = %id, %error, "a group can't be read; delete its node to begin anew");
-            ErrorCode::COORDINATOR_NOT_AVAILABLE
+            ErrorCode::UNKNOWN_SERVER_ERROR
         };
         let (state, head) = if head.is_empty() {
             let state = State::new(limits);

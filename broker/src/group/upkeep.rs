@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use loggos_client::registry::Place;
 use loggos_protocol::ids::{BrokerEpoch, BrokerId, GroupId, TopicId, TopicName};
+use loggos_protocol::kafka::ErrorCode;
 
 use super::offsets::{is_current, strange};
 use super::state::Event;
@@ -121,11 +122,11 @@ impl Groups {
         let taken = ids.into_iter().map(|id| async move {
             match self.enter(&id).await {
                 Ok(group) => self.purge(&id, group, view).await,
-                Err(_) => true,
+                Err(code) => code != ErrorCode::COORDINATOR_NOT_AVAILABLE,
             }
         });
         let taken = futures::stream::iter(taken).buffer_unordered(TAKEN_AT_ONCE);
-        taken.all(|done| std::future::ready(done)).await
+        taken.all(std::future::ready).await
     }
 
     /// Removes the offsets of topics that are no more. A view may be older than a topic: the registry is asked.
