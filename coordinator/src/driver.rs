@@ -1,18 +1,26 @@
-//! The one task that owns the tree: it puts writes in order, has them made durable in groups, applies them, tells
-//! watchers, and answers; everything that clients observe about order is decided here.
+//! The one task that owns the tree and the Paxos engine: it feeds events to the engine, does what the engine wants
+//! done, applies what is chosen, tells watchers, and answers; everything that clients observe about order is decided
+//! here.
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `driver` | the loop: groups, application, events before replies, deadlines, snapshots |
-//! | `driver/clients` | who is connected, the handshake, each client's requests in their order |
+//! | `driver` | the loop: what happens becomes events, at the end of a turn what was queued goes out |
+//! | `driver/agreement` | the engine's actions: durability, messages, application, snapshots |
+//! | `driver/clients` | who is connected, each client's requests in their order |
+//! | `driver/opening` | the handshake: sessions begin, come back, and move between servers |
+//! | `driver/sessions` | who was heard of, pings, expiry |
+//! | `driver/cell` | the membership: status, questions of other servers, changes |
 //! | `driver/report` | the numbers of four-letter words |
 //!
-//! One group is written at a time; what arrives meanwhile is the next. Nothing is applied before it is durable, and
-//! reads see applied state alone, so that what a client has been told survives any crash. Fed by
-//! `server/connection` through a bounded channel.
+//! Nothing is applied before a majority has it on disk, and reads see applied state alone, so that what a client
+//! has been told survives any crash. Fed by `server/connection` and `peer` through bounded channels.
 
+mod agreement;
+mod cell;
 mod clients;
+mod opening;
 mod report;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -20,46 +28,57 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use loggos_protocol::ids::SessionId;
-use loggos_protocol::zookeeper::reply::encode_notification;
+use loggos_protocol::ids::{SessionId, Timestamp};
 use loggos_protocol::zookeeper::{ConnectRequest, ErrorCode, JuteError, Request, RequestHeader};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::config::CoordinatorOptions;
-use crate::error::LedgerError;
-use crate::ledger::{Ledger, Position, Record, Snapshot};
+use crate::error::{DriverError, LedgerError};
+use crate::ledger::{Ledger, Told};
 use crate::metrics;
+use crate::paxos::ballot::Slot;
+use crate::paxos::engine::Engine;
+use crate::paxos::event::{Action, Actions, Event, Identity, LeaderView, Ticket};
+use crate::paxos::membership::Config;
+use crate::paxos::moment::{Moment, Now};
+use crate::peer::door::Asked;
+use crate::peer::handshake::Card;
+use crate::peer::{Heard, Links};
 use crate::server::four_letter::{Report, Word};
 use crate::server::outbox::Outbox;
-use crate::session_expiry::{SessionExpiry, TICK};
-use crate::tree::{Applied, Command, Entry, Tree};
+use crate::session_expiry::TICK;
+use crate::tree::{Command, Fence, Tree};
 use crate::watches::{ConnectionId, Watches};
+use agreement::{Notice, Storing};
+pub(crate) use cell::{CellRequest, config_text};
+pub use cell::{CellStatus, MemberStatus};
 use clients::Client;
 use report::Statistics;
+use sessions::Sessions;
 
 /// Inputs that wait for the driver; connections wait when it is full.
 pub(crate) const INPUTS_MAX: usize = 4096;
+/// Frames of peers that wait for the driver; their connections wait when it is full.
+pub(crate) const HEARD_MAX: usize = 1024;
+/// Questions of peers and operators that wait for the driver.
+pub(crate) const QUESTIONS_MAX: usize = 64;
 /// Inputs that are taken at once, before replies go out.
 const TURN_INPUTS: usize = 512;
-/// Notices of the ledger: one group and one snapshot are under way at most.
-const NOTICES_MAX: usize = 8;
-/// Commands that wait for their group; beyond it nothing is taken from the sockets.
-const QUEUE_MAX: usize = 64 << 10;
-/// Entries of one group.
-const GROUP_ENTRIES: usize = 512;
-/// Bytes of one group; a single entry may be longer.
-const GROUP_BYTES: usize = 256 << 10;
-/// A snapshot is taken after so many entries,
-const SNAPSHOT_ENTRIES: u64 = 100_000;
-/// or so many bytes of them.
-const SNAPSHOT_BYTES: u64 = 64 << 20;
+/// Frames of peers that are taken at once.
+const TURN_HEARD: usize = 256;
+/// Notices of snapshots: a few are under way at most.
+const NOTICES_MAX: usize = 64;
+/// Clients' commands that aren't applied; beyond it nothing is taken from the sockets.
+const UNAPPLIED_MAX: usize = 32 << 10;
 /// Unused containers and nodes with a time to live that one look removes at most.
 const SWEEP_NODES: usize = 10_000;
 /// How often the gauges are set.
 const GAUGES: Duration = Duration::from_secs(1);
-/// At the end, what is under way may take this long to become durable.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// At the end, what is under way may take this long to be answered, and another server to take over.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+/// Without a leader for this long, clients are sent away to find one elsewhere (design 2.6).
+const LEADERLESS: Duration = Duration::from_secs(3);
 
 /// One request as it came.
 #[derive(Clone, Debug)]
@@ -80,135 +99,160 @@ pub(crate) enum Input {
     Closed { connection: ConnectionId },
     /// A four-letter word.
     Ask { word: Word, answer: oneshot::Sender<Report> },
-}
-
-/// What comes from the ledger.
-enum Notice {
-    Durable(Result<loggos_storage::journal::Lsn, LedgerError>),
-    SnapshotKept(Result<(), LedgerError>),
-}
-
-/// A command on its way into the log, and who waits for it.
-struct Queued {
-    command: Command,
-    origin: Origin,
-}
-
-/// Who waits for a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// A connected client, for a reply.
-    Client(ConnectionId),
-    /// A client that connects, for its session.
-    Opening(ConnectionId),
-    /// Nobody.
-    Own,
-}
-
-/// A group that is being written.
-struct Group {
-    entries: Vec<(Entry, Origin)>,
-    began: Instant,
+    /// An operator's wish.
+    Cell(CellRequest),
 }
 
 /// The owner of the tree.
 pub(crate) struct Driver {
     options: CoordinatorOptions,
+    identity: Identity,
+    card: Card,
+    engine: Engine,
+    actions: Actions,
+    ledger: Arc<Ledger>,
+    told: Told,
+    links: Links,
     tree: Tree,
-    ledger: Arc<dyn Ledger>,
-    position: Position,
+    applied: Slot,
+    view: LeaderView,
+    /// Since when no leader is known.
+    leaderless: Option<Instant>,
+    /// The latest membership.
+    config: Arc<Config>,
+    changes: BTreeMap<u64, cell::Asker>,
+    reads: BTreeMap<u64, opening::Barrier>,
+    /// Barriers that could not be asked for: again at the next tick.
+    refused: Vec<u64>,
+    next_id: u64,
+    storing: Storing,
+    notices: mpsc::Sender<Notice>,
     watches: Watches,
-    expiry: SessionExpiry,
+    sessions: Sessions,
     clients: BTreeMap<ConnectionId, Client>,
     /// Where a session is connected.
     connected: BTreeMap<SessionId, ConnectionId>,
-    queue: VecDeque<Queued>,
-    in_flight: Option<Group>,
+    /// Connections whose session is being made or taken over.
+    opening: BTreeMap<Fence, ConnectionId>,
+    /// Connections that have seen more than is applied here, and until when they wait.
+    behind: Vec<(ConnectionId, Instant)>,
+    /// Entries to be proposed at the end of this turn.
+    proposals: Vec<Bytes>,
+    /// Clients' commands that aren't applied.
+    unapplied: usize,
     /// Clients whose outbox has something new in this turn.
     dirty: BTreeSet<ConnectionId>,
-    /// The newest entry's time: it never goes back.
-    last_time_ms: i64,
-    /// Entries and bytes since the last snapshot.
-    unkept: (u64, u64),
-    snapshot_under_way: bool,
-    notices: mpsc::Sender<Notice>,
     swept: Instant,
     gauged: Instant,
     statistics: Statistics,
+    failure: Option<DriverError>,
 }
 
 /// What a driver starts with.
 pub(crate) struct Start {
     pub options: CoordinatorOptions,
+    pub identity: Identity,
+    pub card: Card,
+    pub engine: Engine,
     pub tree: Tree,
-    pub ledger: Arc<dyn Ledger>,
-    pub position: Position,
-    /// Entries and bytes behind the snapshot that was taken up.
-    pub replayed: (u64, u64),
+    pub applied: Slot,
+    pub config: Arc<Config>,
+    pub ledger: Arc<Ledger>,
+    pub links: Links,
+}
+
+/// What a driver listens to.
+pub(crate) struct Ears {
+    pub inputs: mpsc::Receiver<Input>,
+    pub heard: mpsc::Receiver<Heard>,
+    pub questions: mpsc::Receiver<Asked>,
+    pub stop: oneshot::Receiver<()>,
 }
 
 /// Runs until `stop` is told, or the ledger fails.
-pub(crate) async fn run(
-    start: Start,
-    mut inputs: mpsc::Receiver<Input>,
-    mut stop: oneshot::Receiver<()>,
-) -> Result<(), LedgerError> {
-    let (notices, mut told) = mpsc::channel(NOTICES_MAX);
-    let mut driver = Driver::new(start, notices);
+pub(crate) async fn run(start: Start, mut ears: Ears) -> Result<(), DriverError> {
+    let (notices, mut noticed) = mpsc::channel(NOTICES_MAX);
+    let (durable, mut persisted) = watch::channel((Ticket(0), None::<LedgerError>));
+    // Runs on the journal's thread: the newest ticket stands for all before it.
+    let told: Told = Arc::new(move |result| {
+        durable.send_modify(|(newest, failure)| match result {
+            Ok(ticket) => *newest = (*newest).max(ticket),
+            Err(error) => *failure = Some(error),
+        });
+    });
+    let mut driver = Driver::new(start, notices, told);
+    driver.event(Event::Start);
+    driver.turn();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turn = Vec::with_capacity(TURN_INPUTS);
-    let result = loop {
-        let mut outcome = Ok(());
+    let mut frames = Vec::with_capacity(TURN_HEARD);
+    let mut stopping: Option<Instant> = None;
+    loop {
+        let deadline = driver.until_deadline();
         tokio::select! {
             biased;
-            _ = &mut stop => break driver.drain(&mut told).await,
-            notice = told.recv() => if let Some(notice) = notice { outcome = driver.notice(notice) },
+            _ = &mut ears.stop, if stopping.is_none() => {
+                stopping = Some(Instant::now());
+                driver.event(Event::Transfer(None));
+            }
+            _ = persisted.changed() => driver.durable(&persisted.borrow_and_update().clone()),
+            Some(notice) = noticed.recv() => driver.notice(notice),
+            _ = ears.heard.recv_many(&mut frames, TURN_HEARD) => frames.drain(..).for_each(|heard| driver.hear(heard)),
+            _ = tokio::time::sleep(deadline) => driver.event(Event::Tick),
             _ = ticks.tick() => driver.tick(),
-            count = inputs.recv_many(&mut turn, TURN_INPUTS), if driver.has_room() => match count {
-                0 => break driver.drain(&mut told).await,
+            Some(asked) = ears.questions.recv() => driver.asked(asked),
+            count = ears.inputs.recv_many(&mut turn, TURN_INPUTS), if driver.has_room() => match count {
+                0 => break,
+                _ if stopping.is_some() => turn.clear(),
                 _ => turn.drain(..).for_each(|input| driver.input(input)),
             },
         }
-        driver.write_group();
-        driver.flush();
-        if outcome.is_err() {
-            break outcome;
+        driver.turn();
+        if driver.failure.is_some() || stopping.is_some_and(|since| driver.may_end(since)) {
+            break;
         }
-    };
-    driver.finish(result).await
+    }
+    driver.finish().await
 }
 
 impl Driver {
-    fn new(start: Start, notices: mpsc::Sender<Notice>) -> Self {
-        let Start { options, tree, ledger, position, replayed } = start;
-        let last_time_ms = tree.last_time_ms();
-        let mut driver = Self {
+    fn new(start: Start, notices: mpsc::Sender<Notice>, told: Told) -> Self {
+        let Start { options, identity, card, engine, tree, applied, config, ledger, links } = start;
+        Self {
+            sessions: Sessions::default(),
             options,
-            tree,
+            identity,
+            card,
+            engine,
+            actions: Actions::new(),
             ledger,
-            position,
+            told,
+            links,
+            tree,
+            applied,
+            view: LeaderView::default(),
+            leaderless: Some(Instant::now()),
+            config,
+            changes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            refused: Vec::new(),
+            next_id: 0,
+            storing: Storing::default(),
+            notices,
             watches: Watches::default(),
-            expiry: SessionExpiry::default(),
             clients: BTreeMap::new(),
             connected: BTreeMap::new(),
-            queue: VecDeque::new(),
-            in_flight: None,
+            opening: BTreeMap::new(),
+            behind: Vec::new(),
+            proposals: Vec::new(),
+            unapplied: 0,
             dirty: BTreeSet::new(),
-            last_time_ms,
-            unkept: replayed,
-            snapshot_under_way: false,
-            notices,
             swept: Instant::now(),
             gauged: Instant::now(),
             statistics: Statistics::new(Instant::now()),
-        };
-        // Nobody could be heard while we were away: every session gets its whole time-out again.
-        let now = driver.now();
-        for (session, timeout_ms) in driver.tree.sessions() {
-            driver.expiry.track(session, millis(timeout_ms), now);
+            failure: None,
         }
-        driver
     }
 
     /// Monotonic time since the start.
@@ -216,58 +260,57 @@ impl Driver {
         self.statistics.started.elapsed()
     }
 
-    fn notice(&mut self, notice: Notice) -> Result<(), LedgerError> {
-        match notice {
-            Notice::Durable(Ok(place)) => {
-                self.position.place = place;
-                self.apply_group();
-                self.snapshot_if_due();
-                Ok(())
-            }
-            Notice::Durable(Err(error)) => Err(error),
-            Notice::SnapshotKept(result) => {
-                self.snapshot_under_way = false;
-                match result {
-                    Ok(()) => metrics::snapshot(),
-                    // The journal keeps everything meanwhile; the next one is due after as many entries again.
-                    Err(error) => tracing::error!(%error, "a snapshot can't be kept"),
-                }
-                Ok(())
-            }
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Feeds the engine, and does what it wants done.
+    fn event(&mut self, event: Event) {
+        self.engine.step(clocks(), event, &mut self.actions);
+        let actions: Vec<Action> = self.actions.take();
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn until_deadline(&self) -> Duration {
+        self.engine.next_deadline().since(clocks().at).min(Duration::from_secs(1))
+    }
+
+    fn durable(&mut self, (ticket, failure): &(Ticket, Option<LedgerError>)) {
+        if let Some(error) = failure {
+            self.fail(error.clone().into());
+            return;
+        }
+        self.event(Event::Persisted(*ticket));
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Frame(envelope) => self.event(Event::Received(envelope)),
+            Heard::Unreachable(peer) => self.event(Event::Unreachable(peer)),
         }
     }
 
     /// Whether more requests may come.
     fn has_room(&self) -> bool {
-        self.queue.len() < QUEUE_MAX
+        self.unapplied < UNAPPLIED_MAX
+    }
+
+    fn fail(&mut self, error: DriverError) {
+        self.failure.get_or_insert(error);
     }
 
     fn tick(&mut self) {
-        // Who isn't listened to can't be found silent: the gap is a stall of our own.
-        if !self.has_room() {
-            return;
-        }
-        let now = self.now();
-        let expired = self.expiry.expired(now);
-        if !expired.is_empty() {
-            metrics::expired(expired.len());
-        }
-        for session in expired {
-            tracing::info!(
-                session = format_args!("{session:#x}", session = session.raw()),
-                "a session expires"
-            );
-            let epoch = self.tree.epoch();
-            self.enqueue(Command::Expire { session, epoch }, Origin::Own);
-        }
-        let time_ms = self.time_ms();
-        for path in self.tree.lingered(time_ms, SWEEP_NODES) {
-            self.enqueue(Command::Remove { path }, Origin::Own);
-        }
-        if self.swept.elapsed() >= self.options.unused_check {
+        self.look_for_leader();
+        self.tick_openings();
+        self.tick_sessions();
+        self.propose_again_what_is_late();
+        if self.may_decide() && self.swept.elapsed() >= self.options.unused_check {
             self.swept = Instant::now();
-            for path in self.tree.removable(time_ms, SWEEP_NODES) {
-                self.enqueue(Command::Remove { path }, Origin::Own);
+            for path in self.tree.removable(clocks().wall.raw(), SWEEP_NODES) {
+                self.propose(Command::Remove { path }.encode());
             }
         }
         if self.gauged.elapsed() >= GAUGES {
@@ -276,110 +319,13 @@ impl Driver {
         }
     }
 
-    fn enqueue(&mut self, command: Command, origin: Origin) {
-        self.queue.push_back(Queued { command, origin });
-    }
-
-    /// Wall-clock time, never before that of an earlier entry.
-    fn time_ms(&mut self) -> i64 {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.last_time_ms = self.last_time_ms.max(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
-        self.last_time_ms
-    }
-
-    /// Has what is queued written, if nothing is being written.
-    fn write_group(&mut self) {
-        if self.in_flight.is_some() || self.queue.is_empty() {
-            return;
+    /// The end of a turn: what was queued is proposed, what was answered is sent.
+    fn turn(&mut self) {
+        self.tell_touches();
+        if !self.proposals.is_empty() {
+            let entries = std::mem::take(&mut self.proposals);
+            self.event(Event::Propose(entries));
         }
-        let time_ms = self.time_ms();
-        let (mut entries, mut records, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while bytes < GROUP_BYTES
-            && entries.len() < GROUP_ENTRIES
-            && let Some(Queued { command, origin }) = self.queue.pop_front()
-        {
-            let entry = Entry { time_ms, command };
-            let encoded = entry.encode();
-            self.position.sequence += 1;
-            bytes += encoded.len();
-            records.push(Record { sequence: self.position.sequence, bytes: encoded });
-            entries.push((entry, origin));
-        }
-        self.unkept.0 += entries.len() as u64;
-        self.unkept.1 += bytes as u64;
-        self.in_flight = Some(Group { entries, began: Instant::now() });
-        let notices = self.notices.clone();
-        // There is room: one group is under way at a time.
-        let done = move |result| drop(notices.try_send(Notice::Durable(result)));
-        self.ledger.append(records, Box::new(done));
-    }
-
-    fn apply_group(&mut self) {
-        let Some(group) = self.in_flight.take() else { return };
-        metrics::group(group.entries.len(), group.began.elapsed());
-        for (entry, origin) in group.entries {
-            let applied = self.tree.apply(&entry);
-            self.tell_watchers(&applied);
-            self.end_sessions(&applied, origin);
-            match origin {
-                Origin::Client(connection) => self.answer_write(connection, applied),
-                Origin::Opening(connection) => self.answer_opening(connection, &entry.command, &applied),
-                Origin::Own => {}
-            }
-        }
-    }
-
-    /// Queues an entry's events on the watchers' outboxes: before any reply that reflects the entry.
-    fn tell_watchers(&mut self, applied: &Applied) {
-        for event in &applied.events {
-            let told = self.watches.fire(event.event.event, &event.event.path);
-            let mut count = 0;
-            for connection in told {
-                let Some(client) = self.clients.get(&connection) else { continue };
-                // Who may not read the node hears nothing of it.
-                if !event.readable_by(client.ids()) {
-                    continue;
-                }
-                client.outbox.queue(|out| encode_notification(out, applied.zxid, &event.event));
-                self.dirty.insert(connection);
-                count += 1;
-            }
-            metrics::notifications(count);
-        }
-    }
-
-    /// Cuts off the connections of sessions that an entry ended, but for the one that asked for it.
-    fn end_sessions(&mut self, applied: &Applied, origin: Origin) {
-        for session in &applied.ended {
-            self.expiry.forget(*session);
-            if let Some(connection) = self.connected.remove(session)
-                && origin != Origin::Client(connection)
-                && let Some(client) = self.clients.get_mut(&connection)
-            {
-                client.cut_off();
-                self.watches.remove_connection(connection);
-            }
-        }
-    }
-
-    fn snapshot_if_due(&mut self) {
-        let (entries, bytes) = self.unkept;
-        if self.snapshot_under_way || (entries < SNAPSHOT_ENTRIES && bytes < SNAPSHOT_BYTES) {
-            return;
-        }
-        self.unkept = (0, 0);
-        self.snapshot_under_way = true;
-        // The tree shares its structure with the copy: the copy is cheap, and writing it is another thread's work.
-        let (tree, position) = (self.tree.clone(), self.position);
-        let (ledger, notices) = (Arc::clone(&self.ledger), self.notices.clone());
-        tokio::task::spawn_blocking(move || {
-            let result = ledger.keep_snapshot(&snapshot_of(&tree, position));
-            // Nobody is told once the driver has ended.
-            drop(notices.blocking_send(Notice::SnapshotKept(result)));
-        });
-    }
-
-    fn flush(&mut self) {
         for connection in std::mem::take(&mut self.dirty) {
             if let Some(client) = self.clients.get(&connection) {
                 client.outbox.flush();
@@ -387,68 +333,78 @@ impl Driver {
         }
     }
 
+    /// Has an entry proposed at the end of the turn.
+    fn propose(&mut self, entry: Bytes) {
+        self.proposals.push(entry);
+    }
+
+    /// Sends clients away when there has been no leader for too long.
+    fn look_for_leader(&mut self) {
+        let lost = self.leaderless.is_some_and(|since| since.elapsed() > LEADERLESS);
+        if !lost || self.clients.is_empty() {
+            return;
+        }
+        let all: Vec<ConnectionId> =
+            self.clients.iter().filter(|(_, client)| !client.is_read_only()).map(|(id, _)| *id).collect();
+        if !all.is_empty() {
+            tracing::warn!(
+                clients = all.len(),
+                "no leader for 3 s: clients are sent away to find one elsewhere"
+            );
+        }
+        for connection in all {
+            self.cut_off(connection);
+        }
+    }
+
+    /// Whether this server leads under a valid lease, so that its own decisions count.
+    fn may_decide(&self) -> bool {
+        self.view.leading && self.engine.status().lease_until.is_some_and(|until| until > clocks().at)
+    }
+
     fn tell_gauges(&self) {
         metrics::gauges(metrics::Gauges {
             connections: self.clients.len(),
-            sessions: self.expiry.len(),
+            sessions: self.tree.session_count(),
             nodes: self.tree.node_count(),
             watches: self.watches.count(),
+            leading: self.view.leading,
+            applied: self.applied.raw(),
             zxid: self.tree.zxid().raw(),
         });
     }
 
-    /// Takes no more requests, and waits until what was queued is durable and answered.
-    async fn drain(&mut self, told: &mut mpsc::Receiver<Notice>) -> Result<(), LedgerError> {
-        let all = async {
-            loop {
-                self.write_group();
-                if self.in_flight.is_none() && !self.snapshot_under_way {
-                    return Ok(());
-                }
-                if let Some(notice) = told.recv().await {
-                    self.notice(notice)?;
-                }
-                self.flush();
-            }
-        };
-        match tokio::time::timeout(STOP_DEADLINE, all).await {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::warn!("the disk is slow: stopping without a snapshot");
-                Ok(())
-            }
-        }
+    /// A stopping server may end when somebody else leads and all is answered, or when it took too long.
+    fn may_end(&self, since: Instant) -> bool {
+        let alone = self.config.voters().len() <= 1;
+        let idle = self.unapplied == 0 && (alone || !self.view.leading);
+        idle || since.elapsed() > STOP_DEADLINE
     }
 
-    /// Says goodbye to all clients, keeps a snapshot unless the ledger has failed, and closes the ledger.
-    async fn finish(mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
+    /// Says goodbye to all clients, and closes the ledger.
+    async fn finish(self) -> Result<(), DriverError> {
         for client in self.clients.values() {
             client.outbox.close();
         }
-        if let Err(error) = &result {
-            tracing::error!(%error, "the ledger failed: nothing more is served");
+        if let Some(error) = &self.failure {
+            tracing::error!(%error, "nothing more is served");
         }
-        let keep = result.is_ok() && self.in_flight.is_none() && self.unkept.0 > 0;
-        let (ledger, position) = (Arc::clone(&self.ledger), self.position);
-        let tree = std::mem::take(&mut self.tree);
-        let kept = tokio::task::spawn_blocking(move || {
-            let kept = if keep { ledger.keep_snapshot(&snapshot_of(&tree, position)) } else { Ok(()) };
-            ledger.close();
-            kept
-        });
-        match kept.await {
-            Ok(kept) => result.and(kept),
-            Err(_) => result,
-        }
+        let ledger = self.ledger;
+        // A thread that fails to close has nothing to say: what it wrote was acknowledged before.
+        let _ = tokio::task::spawn_blocking(move || ledger.close()).await;
+        self.failure.map_or(Ok(()), Err)
     }
 }
 
-fn snapshot_of(tree: &Tree, position: Position) -> Snapshot {
-    Snapshot {
-        sequence: position.sequence,
-        zxid: tree.zxid(),
-        place: position.place,
-        state: Bytes::from(tree.snapshot()),
+/// What the clocks show.
+fn clocks() -> Now {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(boot.tv_sec).unwrap_or_default();
+    let micros = u64::try_from(boot.tv_nsec / 1000).unwrap_or_default();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now {
+        at: Moment::from_micros(seconds * 1_000_000 + micros),
+        wall: Timestamp::new(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)),
     }
 }
 
@@ -458,3 +414,6 @@ const fn millis(timeout_ms: u32) -> Duration {
 
 /// An answer that is ready: a reply, or an error.
 type Outcome = Result<loggos_protocol::zookeeper::Reply, ErrorCode>;
+
+/// Entries of one attachment that aren't applied, oldest first.
+type Entries = VecDeque<Bytes>;

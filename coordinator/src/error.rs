@@ -39,6 +39,23 @@ pub enum CoordinatorError {
     /// What is kept on disk can't be read or written.
     #[error("--data-dir: {0}")]
     Ledger(#[from] LedgerError),
+    /// The cell can't be formed, or doesn't let this server in.
+    #[error("{0}")]
+    Cell(String),
+}
+
+/// Why a server that was running had to stop.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DriverError {
+    /// What is kept on disk can't be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The rules that make the servers agree were broken somewhere: going on could make it worse.
+    #[error("the servers disagree: {0}; stopping, so that nothing is overwritten")]
+    Violation(#[from] crate::paxos::event::Violation),
+    /// The engine and its shell disagree.
+    #[error("the snapshot of slot {0} isn't there")]
+    NoSnapshot(crate::paxos::ballot::Slot),
 }
 
 /// Why the ledger can't be read or written.

@@ -6,7 +6,7 @@ use std::time::Duration;
 const REQUESTS: &str = "loggos_coordinator_requests_total";
 /// Seconds from a request's arrival to its reply.
 const REQUEST_SECONDS: &str = "loggos_coordinator_request_seconds";
-/// Entries of one durable write.
+/// Records of one durable write.
 const GROUP_ENTRIES: &str = "loggos_coordinator_group_entries";
 /// Seconds that one durable write took.
 const GROUP_SECONDS: &str = "loggos_coordinator_group_seconds";
@@ -17,11 +17,13 @@ const SNAPSHOTS: &str = "loggos_coordinator_snapshots_total";
 /// Notifications sent.
 const NOTIFICATIONS: &str = "loggos_coordinator_notifications_total";
 /// Gauges, in the order of [`Gauges`].
-const GAUGES: [&str; 5] = [
+const GAUGES: [&str; 7] = [
     "loggos_coordinator_connections",
     "loggos_coordinator_sessions",
     "loggos_coordinator_nodes",
     "loggos_coordinator_watches",
+    "loggos_coordinator_leading",
+    "loggos_coordinator_applied_slot",
     "loggos_coordinator_zxid",
 ];
 
@@ -32,6 +34,8 @@ pub(crate) struct Gauges {
     pub sessions: usize,
     pub nodes: usize,
     pub watches: usize,
+    pub leading: bool,
+    pub applied: u64,
     pub zxid: i64,
 }
 
@@ -43,7 +47,7 @@ pub(crate) fn describe() {
         metrics::Unit::Seconds,
         "From a request's arrival to its reply"
     );
-    metrics::describe_histogram!(GROUP_ENTRIES, "Writes that one durable write carried");
+    metrics::describe_histogram!(GROUP_ENTRIES, "Records that one durable write carried");
     metrics::describe_histogram!(GROUP_SECONDS, metrics::Unit::Seconds, "How long one durable write took");
     metrics::describe_counter!(EXPIRED, "Sessions whose client was silent for too long");
     metrics::describe_counter!(SNAPSHOTS, "Snapshots of the tree that were written");
@@ -53,6 +57,8 @@ pub(crate) fn describe() {
         "Sessions that live",
         "Nodes of the tree",
         "Watches that are set",
+        "Whether this server leads the cell",
+        "The last slot of the log that is applied",
         "The newest zxid that is applied",
     ];
     for (name, text) in GAUGES.into_iter().zip(texts) {
@@ -90,10 +96,11 @@ pub(crate) fn notifications(count: usize) {
 
 /// The values of now.
 pub(crate) fn gauges(now: Gauges) {
-    let values = [now.connections, now.sessions, now.nodes, now.watches];
+    let values = [now.connections, now.sessions, now.nodes, now.watches, now.leading.into()];
     for (name, value) in GAUGES.into_iter().zip(values) {
         metrics::gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
     }
-    // Zxids count from 0 in each cell: below 2^53 for as long as anyone will look.
-    metrics::gauge!(GAUGES[4]).set(now.zxid as f64);
+    // Slots and zxids count from 0 in each cell: below 2^53 for as long as anyone will look.
+    metrics::gauge!(GAUGES[5]).set(now.applied as f64);
+    metrics::gauge!(GAUGES[6]).set(now.zxid as f64);
 }

@@ -10,7 +10,6 @@ mod command_line;
 mod disk_full;
 mod exposure;
 mod groups;
-mod kafka_on_zookeeper;
 mod kill_storm;
 mod librdkafka;
 mod power_cut;

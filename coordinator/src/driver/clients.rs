@@ -1,24 +1,31 @@
-//! Who is connected: the handshake, and each client's requests in the order in which they came.
+//! Who is connected, and each client's requests in the order in which they came.
 //!
 //! A client's replies go out in the order of its requests. A read waits for the writes that the same client sent
-//! before it, and for nobody else's. Called by `driver` alone.
+//! before it, and for nobody else's. What isn't applied is kept, and proposed again when the leader changes: numbers
+//! and fences make repetitions harmless. Called by `driver` alone.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use loggos_protocol::ids::{SessionId, Zxid};
-use loggos_protocol::zookeeper::code::{XID_AUTH, XID_PING};
+use loggos_protocol::zookeeper::code::XID_AUTH;
 use loggos_protocol::zookeeper::reply::{encode_notification, encode_reply};
-use loggos_protocol::zookeeper::{ConnectRequest, ConnectResponse, ErrorCode, Id, Reply, Request};
+use loggos_protocol::zookeeper::{ErrorCode, Id, Reply, Request};
 
-use super::{Arrival, Driver, Input, Origin, Outcome, millis};
+use super::opening::{Barrier, Wish};
+use super::{Arrival, Driver, Entries, Input, Outcome};
 use crate::metrics;
+use crate::paxos::event::{Event, ReadId};
 use crate::server::outbox::Outbox;
 use crate::server::request::{self, Shape, Sorted};
-use crate::tree::{Applied, Command, Fence, Stamp};
+use crate::tree::{Applied, Fence, Stamp};
 use crate::watches::ConnectionId;
+
+/// A command that makes no progress for this long is proposed again: it may have been lost on the way.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A connected client.
 pub(super) struct Client {
@@ -28,22 +35,30 @@ pub(super) struct Client {
     pub timeout: Duration,
     pub received: u64,
     pub sent: u64,
-    stage: Stage,
+    pub stage: Stage,
     /// This attachment of its session, and the number of its next entry.
-    stamp: Stamp,
+    pub stamp: Stamp,
+    /// The zxid that it must not fall behind, until that is applied.
+    pub ahead: Option<Zxid>,
+    /// What the connect request said of it; the response says as much.
+    pub read_only: Option<bool>,
     /// What it may call itself: its address, and what it has proved.
     ids: Arc<Vec<Id>>,
-    /// Requests that aren't answered, in their order; empty unless a write is under way.
+    /// Requests that aren't answered, in their order; empty unless a write or a barrier is under way.
     waiting: VecDeque<Waiting>,
-    /// What the connect request said of it; the response says as much.
-    read_only: Option<bool>,
+    /// Its entries that aren't applied, in their order.
+    unapplied: Entries,
+    /// When one of them was applied, or all were proposed, last.
+    progress: Instant,
 }
 
-enum Stage {
+pub(super) enum Stage {
     /// Its session is being made or taken over; what it sent already is kept.
-    Opening(VecDeque<Arrival>),
+    Opening(VecDeque<Arrival>, Wish),
     /// It is served.
     Open,
+    /// It reads what is here while there is no leader.
+    ReadOnly,
     /// It isn't listened to any more: it said goodbye, or it was cut off.
     Deaf,
 }
@@ -52,32 +67,68 @@ enum Stage {
 enum Waiting {
     /// A write under way.
     Write { xid: i32, shape: Shape, at: Instant, last: bool },
-    /// A read behind it.
+    /// A `sync` whose barrier is under way, or has been reached.
+    Barrier { id: u64, xid: i32, path: String, at: Instant, reached: bool },
+    /// A read behind one of these.
     Read { xid: i32, request: Request, at: Instant },
     /// Something that is decided already.
     Decided { xid: i32, outcome: Outcome, at: Instant, last: bool },
 }
 
 impl Client {
+    pub fn new(
+        outbox: Arc<Outbox>,
+        peer: SocketAddr,
+        timeout: Duration,
+        stage: Stage,
+        ids: Vec<Id>,
+        read_only: Option<bool>,
+    ) -> Self {
+        Self {
+            outbox,
+            peer,
+            session: SessionId::new(0),
+            timeout,
+            received: 1,
+            sent: 0,
+            stage,
+            stamp: Stamp::default(),
+            ahead: None,
+            read_only,
+            ids: Arc::new(ids),
+            waiting: VecDeque::new(),
+            unapplied: VecDeque::new(),
+            progress: Instant::now(),
+        }
+    }
+
     /// Its identities, for the tree.
     pub fn ids(&self) -> &[Id] {
         &self.ids
     }
 
-    /// Ends the connection without another word; the session may live on.
-    pub fn cut_off(&mut self) {
-        self.stage = Stage::Deaf;
-        self.waiting.clear();
-        self.outbox.abort();
+    /// Its attachment.
+    pub const fn fence(&self) -> Fence {
+        self.stamp.fence
+    }
+
+    /// Whether it reads without a leader.
+    pub const fn is_read_only(&self) -> bool {
+        matches!(self.stage, Stage::ReadOnly)
     }
 
     /// Ends the connection when what is queued has been sent.
-    fn close(&mut self) {
+    pub fn close(&mut self) {
         self.stage = Stage::Deaf;
         self.outbox.close();
     }
 
-    fn reply(&mut self, xid: i32, zxid: Zxid, outcome: &Outcome) {
+    /// Requests of it that aren't answered.
+    pub fn queued(&self) -> usize {
+        self.outbox.outstanding()
+    }
+
+    pub fn reply(&mut self, xid: i32, zxid: Zxid, outcome: &Outcome) {
         self.outbox.queue(|out| encode_reply(out, xid, zxid, outcome.as_ref().map_err(|code| *code)));
         self.outbox.answered();
         self.sent += 1;
@@ -88,133 +139,107 @@ impl Driver {
     pub(super) fn input(&mut self, input: Input) {
         match input {
             Input::Connect { connection, peer, connect, outbox } => {
-                self.connect(connection, peer, &connect, outbox);
+                self.connect(connection, peer, connect, outbox);
             }
             Input::Request { connection, arrival } => self.arrive(connection, arrival),
-            Input::Closed { connection } => self.closed(connection),
+            Input::Closed { connection } => {
+                self.let_go(connection);
+                self.clients.remove(&connection);
+            }
             // Whoever asked may have given up.
             Input::Ask { word, answer } => drop(answer.send(self.report(word))),
+            Input::Cell(request) => self.cell_request(request),
         }
     }
 
-    fn connect(
-        &mut self,
-        connection: ConnectionId,
-        peer: SocketAddr,
-        connect: &ConnectRequest,
-        outbox: Arc<Outbox>,
-    ) {
-        let address = Id { scheme: "ip".to_owned(), id: address_text(peer.ip()) };
-        let mut client = Client {
-            outbox,
-            peer,
-            session: connect.session,
-            timeout: self.options.session_timeout(connect.timeout_ms),
-            received: 1,
-            sent: 0,
-            stage: Stage::Opening(VecDeque::new()),
-            stamp: Stamp { fence: Fence(rand::random()), number: 1 },
-            ids: Arc::new(vec![address]),
-            waiting: VecDeque::new(),
-            read_only: connect.read_only,
-        };
-        if connect.last_zxid_seen > self.tree.zxid() {
-            tracing::warn!(%peer, seen = connect.last_zxid_seen.raw(), "a client has seen more than there is");
-            client.cut_off();
-        } else if connect.session.raw() == 0 {
-            let timeout_ms = u32::try_from(client.timeout.as_millis()).unwrap_or(u32::MAX);
-            let fence = client.stamp.fence;
-            let command = Command::CreateSession { timeout_ms, password: rand::random(), fence };
-            self.enqueue(command, Origin::Opening(connection));
-        } else if self.tree.session_password(connect.session).is_some_and(|own| own == connect.password[..]) {
-            self.expiry.touch(connect.session, self.now());
-            self.take_over(connect.session, connection);
-            let before = self.tree.attachment(connect.session).unwrap_or_default().fence;
-            let (session, fence) = (connect.session, client.stamp.fence);
-            self.enqueue(Command::Attach { session, before, fence }, Origin::Opening(connection));
-        } else {
-            client.refuse_session();
-        }
-        self.clients.insert(connection, client);
-    }
-
-    /// From now on the session is here. Where it was before, nothing is taken or answered any more: what was sent
-    /// there stands before the session's next entry, or nowhere.
-    fn take_over(&mut self, session: SessionId, connection: ConnectionId) {
-        if let Some(before) = self.connected.insert(session, connection)
-            && before != connection
-            && let Some(old) = self.clients.get_mut(&before)
-        {
-            old.cut_off();
-            self.watches.remove_connection(before);
-        }
-    }
-
-    /// The entry behind a handshake is applied.
-    pub(super) fn answer_opening(&mut self, connection: ConnectionId, command: &Command, applied: &Applied) {
-        let session = applied.session();
-        let details = session.and_then(|session| {
-            Some((session, self.tree.session_password(session)?, self.tree.session_timeout_ms(session)?))
-        });
-        let now = self.now();
-        if let (Command::CreateSession { .. }, Some((session, _, timeout_ms))) = (command, details) {
-            self.expiry.track(session, millis(timeout_ms), now);
-        }
-        let Some(client) = self.clients.get_mut(&connection) else { return };
-        // Deaf already: the session has moved on to another connection, or has ended.
-        let Stage::Opening(early) = &mut client.stage else { return };
-        let early = std::mem::take(early);
-        self.dirty.insert(connection);
-        let Some((session, password, timeout_ms)) = details else {
-            self.connected.retain(|_, at| *at != connection);
-            client.refuse_session();
-            return;
-        };
-        client.stage = Stage::Open;
-        client.session = session;
-        client.timeout = millis(timeout_ms);
-        let response = ConnectResponse {
-            protocol_version: 0,
-            timeout_ms: i32::try_from(timeout_ms).unwrap_or(i32::MAX),
-            session,
-            password,
-            read_only: client.read_only.map(|_| false),
-        };
-        client.outbox.queue(|out| response.encode(out));
-        client.sent += 1;
-        self.connected.insert(session, connection);
-        for arrival in early {
-            self.arrive(connection, arrival);
-        }
-    }
-
-    fn closed(&mut self, connection: ConnectionId) {
+    /// Forgets what a connection had under way; what was proposed takes effect or doesn't.
+    fn let_go(&mut self, connection: ConnectionId) {
         self.watches.remove_connection(connection);
-        if let Some(client) = self.clients.remove(&connection)
-            && self.connected.get(&client.session) == Some(&connection)
-        {
+        self.behind.retain(|(id, _)| *id != connection);
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        self.unapplied -= client.unapplied.len();
+        client.unapplied.clear();
+        client.waiting.clear();
+        self.opening.remove(&client.stamp.fence);
+        if self.connected.get(&client.session) == Some(&connection) {
             self.connected.remove(&client.session);
         }
     }
 
-    fn arrive(&mut self, connection: ConnectionId, arrival: Arrival) {
-        let now = self.now();
+    /// Ends a connection without another word; its session may live on.
+    pub(super) fn cut_off(&mut self, connection: ConnectionId) {
+        self.let_go(connection);
+        if let Some(client) = self.clients.get_mut(&connection) {
+            client.stage = Stage::Deaf;
+            client.outbox.abort();
+        }
+    }
+
+    /// Has a client's entry proposed, and keeps it until it is applied.
+    pub(super) fn enqueue(&mut self, connection: ConnectionId, entry: Bytes) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        if client.unapplied.is_empty() {
+            client.progress = Instant::now();
+        }
+        client.unapplied.push_back(entry.clone());
+        self.unapplied += 1;
+        self.propose(entry);
+    }
+
+    /// The oldest entry of a connection is applied.
+    pub(super) fn forget_applied(&mut self, connection: ConnectionId) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        if client.unapplied.pop_front().is_some() {
+            self.unapplied -= 1;
+            client.progress = Instant::now();
+        }
+    }
+
+    /// Another leader: whatever isn't applied may never have reached it.
+    pub(super) fn propose_again(&mut self) {
+        for client in self.clients.values_mut() {
+            client.progress = Instant::now();
+            self.proposals.extend(client.unapplied.iter().cloned());
+        }
+    }
+
+    pub(super) fn propose_again_what_is_late(&mut self) {
+        if self.view.leader.is_none() || self.unapplied == 0 {
+            return;
+        }
+        let late = |client: &&mut Client| !client.unapplied.is_empty() && client.progress.elapsed() > LATE;
+        for client in self.clients.values_mut().filter(late) {
+            client.progress = Instant::now();
+            self.proposals.extend(client.unapplied.iter().cloned());
+        }
+    }
+
+    pub(super) fn arrive(&mut self, connection: ConnectionId, arrival: Arrival) {
         let Some(client) = self.clients.get_mut(&connection) else { return };
         match &mut client.stage {
-            Stage::Open => {}
-            Stage::Opening(early) => return early.push_back(arrival),
+            Stage::Open | Stage::ReadOnly => {}
+            Stage::Opening(early, _) => return early.push_back(arrival),
             Stage::Deaf => return,
         }
         client.received += 1;
-        self.expiry.touch(client.session, now);
+        let (session, read_only) = (client.session, client.is_read_only());
         let Arrival { header, request, at } = arrival;
         let xid = header.xid;
-        match request::sort((header.op, request), client.session, client.stamp, &client.ids) {
-            Sorted::Ping => {
+        let sorted = request::sort((header.op, request), session, client.stamp, &client.ids);
+        if !matches!(sorted, Sorted::Ping) && !read_only {
+            self.touch(session);
+        }
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        match sorted {
+            Sorted::Ping if read_only => {
                 let zxid = self.tree.zxid();
-                client.reply(XID_PING, zxid, &Ok(Reply::Empty));
+                client.reply(xid, zxid, &Ok(Reply::Empty));
                 self.dirty.insert(connection);
-                self.statistics.answered(false, at);
+            }
+            Sorted::Ping => self.ping(connection, session, at),
+            Sorted::Command { last, .. } if read_only => {
+                let outcome = if last { Ok(Reply::Empty) } else { Err(ErrorCode::NOT_READ_ONLY) };
+                self.answer_in_turn(connection, Waiting::Decided { xid, outcome, at, last });
             }
             Sorted::Command { command, shape, last } => {
                 client.stamp.number += 1;
@@ -222,7 +247,7 @@ impl Driver {
                 if last {
                     client.stage = Stage::Deaf;
                 }
-                self.enqueue(command, Origin::Client(connection));
+                self.enqueue(connection, command.encode());
             }
             Sorted::Auth { scheme, auth } => {
                 let proved = request::prove(&scheme, &auth, self.options.super_digest.as_deref());
@@ -237,6 +262,15 @@ impl Driver {
                 }
                 self.answer_in_turn(connection, Waiting::Decided { xid, outcome, at, last });
             }
+            Sorted::Read(Request::Sync { path }) if !read_only => {
+                let id = self.next_id();
+                let barrier = Waiting::Barrier { id, xid, path, at, reached: false };
+                if let Some(client) = self.clients.get_mut(&connection) {
+                    client.waiting.push_back(barrier);
+                }
+                self.reads.insert(id, Barrier::Sync(connection));
+                self.event(Event::Read(ReadId(id)));
+            }
             Sorted::Read(request) => self.answer_in_turn(connection, Waiting::Read { xid, request, at }),
             Sorted::Refused { code, last } => {
                 if last {
@@ -247,7 +281,7 @@ impl Driver {
         }
     }
 
-    /// Answers now, or when the client's own writes before it are applied.
+    /// Answers now, or when the client's own requests before it are answered.
     fn answer_in_turn(&mut self, connection: ConnectionId, next: Waiting) {
         let Some(client) = self.clients.get_mut(&connection) else { return };
         if client.waiting.is_empty() {
@@ -257,8 +291,22 @@ impl Driver {
         }
     }
 
+    /// A barrier is reached: the `sync` behind it is answered in its turn.
+    pub(super) fn synced(&mut self, connection: ConnectionId, barrier: u64) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        for waiting in &mut client.waiting {
+            if let Waiting::Barrier { id, reached, .. } = waiting
+                && *id == barrier
+            {
+                *reached = true;
+            }
+        }
+        self.answer_what_can_be(connection);
+    }
+
     /// A client's write is applied: its reply, and those that waited for it.
     pub(super) fn answer_write(&mut self, connection: ConnectionId, applied: Applied) {
+        self.forget_applied(connection);
         let Some(client) = self.clients.get_mut(&connection) else { return };
         let Some(Waiting::Write { xid, shape, at, last }) = client.waiting.pop_front() else { return };
         let zxid = applied.zxid;
@@ -269,10 +317,14 @@ impl Driver {
             client.close();
             return;
         }
+        self.answer_what_can_be(connection);
+    }
+
+    fn answer_what_can_be(&mut self, connection: ConnectionId) {
         loop {
             let Some(client) = self.clients.get_mut(&connection) else { return };
             match client.waiting.front() {
-                None | Some(Waiting::Write { .. }) => return,
+                None | Some(Waiting::Write { .. } | Waiting::Barrier { reached: false, .. }) => return,
                 Some(_) => {}
             }
             if let Some(next) = client.waiting.pop_front() {
@@ -287,6 +339,10 @@ impl Driver {
         self.dirty.insert(connection);
         match next {
             Waiting::Write { .. } => {}
+            Waiting::Barrier { xid, path, at, .. } => {
+                client.reply(xid, zxid, &Ok(Reply::Path(path)));
+                self.statistics.answered(false, at);
+            }
             Waiting::Decided { xid, outcome, at, last } => {
                 // These say nothing about the tree.
                 let zxid = match outcome {
@@ -321,24 +377,4 @@ impl Driver {
             }
         }
     }
-}
-
-impl Client {
-    /// Tells it that its session is no more, and ends the connection.
-    fn refuse_session(&mut self) {
-        let response = ConnectResponse::refused(self.read_only.map(|_| false));
-        self.outbox.queue(|out| response.encode(out));
-        self.session = SessionId::new(0);
-        self.close();
-    }
-
-    /// Requests of it that aren't answered.
-    pub fn queued(&self) -> usize {
-        self.outbox.outstanding()
-    }
-}
-
-/// The address as ACLs name it: an IPv4 client on an IPv6 socket is an IPv4 client.
-fn address_text(address: IpAddr) -> String {
-    address.to_canonical().to_string()
 }

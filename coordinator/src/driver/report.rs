@@ -59,13 +59,14 @@ impl Driver {
         }
         let statistics = &self.statistics;
         let mut report = Report {
+            mode: self.mode(),
             uptime: statistics.started.elapsed(),
             latency: (statistics.latency_least, statistics.mean(), statistics.latency_most),
             received: self.clients.values().map(|client| client.received).sum(),
             sent: self.clients.values().map(|client| client.sent).sum(),
             outstanding: self.clients.values().map(super::Client::queued).sum(),
             connections: self.clients.len(),
-            sessions: self.expiry.len(),
+            sessions: self.tree.session_count(),
             zxid: self.tree.zxid().raw(),
             nodes: self.tree.node_count(),
             watches: self.watches.count(),
@@ -132,7 +133,7 @@ impl Driver {
             ("minSessionTimeout", options.session_min.as_millis().to_string()),
             ("maxSessionTimeout", options.session_max.as_millis().to_string()),
             ("clientPortAddress", options.client_listen.ip().to_string()),
-            ("serverId", "0".to_owned()),
+            ("serverId", self.identity.server.raw().to_string()),
         ]
     }
 }

@@ -62,6 +62,8 @@ impl Word {
 /// Everything that the words tell. Lists are filled for the words that show them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
+    /// ZooKeeper's word for what the server is: `leader`, `follower`, `standalone` and so on.
+    pub mode: &'static str,
     pub uptime: Duration,
     /// Shortest, mean and longest time from a request's arrival to its reply.
     pub latency: (Duration, Duration, Duration),
@@ -105,7 +107,7 @@ pub(crate) struct Client {
 pub(crate) fn answer(word: Word, report: &Report) -> String {
     match word {
         Word::Ruok => "imok".to_owned(),
-        Word::Isro => "rw".to_owned(),
+        Word::Isro => if report.mode == "read-only" { "ro" } else { "rw" }.to_owned(),
         Word::Srvr => format!("Zookeeper version: {VERSION}\n{}", server(report)),
         Word::Stat => {
             let clients: String = report.clients.iter().map(|client| client_line(client, false)).collect();
@@ -137,7 +139,7 @@ fn server(report: &Report) -> String {
     let (least, mean, most) = report.latency;
     format!(
         "Latency min/avg/max: {}/{:.4}/{}\nReceived: {}\nSent: {}\nConnections: {}\nOutstanding: {}\n\
-         Zxid: 0x{:x}\nMode: standalone\nNode count: {}\n",
+         Zxid: 0x{:x}\nMode: {}\nNode count: {}\n",
         least.as_millis(),
         millis(mean),
         most.as_millis(),
@@ -146,6 +148,7 @@ fn server(report: &Report) -> String {
         report.connections,
         report.outstanding,
         report.zxid,
+        report.mode,
         report.nodes,
     )
 }
@@ -164,7 +167,7 @@ fn monitor(report: &Report) -> String {
     let (least, mean, most) = report.latency;
     let pairs = [
         ("version", VERSION.to_owned()),
-        ("server_state", "standalone".to_owned()),
+        ("server_state", report.mode.to_owned()),
         ("avg_latency", format!("{:.4}", millis(mean))),
         ("max_latency", most.as_millis().to_string()),
         ("min_latency", least.as_millis().to_string()),
