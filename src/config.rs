@@ -125,6 +125,16 @@ pub struct CellOptions {
     #[arg(long, env = "LOGGOS_PEER_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:2888")]
     pub peer_listen: SocketAddr,
 
+    /// Where the other servers connect to catch up; empty takes the port 1000 above that of --peer-listen
+    #[arg(
+        long,
+        env = "LOGGOS_BULK_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub bulk_listen: String,
+
     /// All servers of a new ensemble by their peer addresses, the same list on each machine: the cell forms once,
     /// when all of them are there. Without it (and without --join) a server is a cell of its own
     #[arg(long, env = "LOGGOS_SERVERS", value_name = "HOST:PORT,…", value_delimiter = ',')]
@@ -148,6 +158,15 @@ pub struct CellOptions {
     /// How long a leaseholder's lease runs, in milliseconds: the others wait that long before they elect another
     #[arg(long, env = "LOGGOS_LEASE_MS", value_name = "MS", default_value_t = 300)]
     pub lease_ms: u64,
+
+    /// A voter that is silent for so long gives its place to a server that stands by, in milliseconds
+    #[arg(long, env = "LOGGOS_REPLACE_AFTER_MS", value_name = "MS", default_value_t = 10_800_000)]
+    pub replace_after_ms: u64,
+
+    /// Serve reads to clients that accept it while the ensemble has no leader
+    #[arg(long, env = "LOGGOS_READ_ONLY_MODE")]
+    #[serde(default)]
+    pub read_only_mode: bool,
 
     /// The shortest session that a client can ask for, in milliseconds
     #[arg(long, env = "LOGGOS_SESSION_MIN_MS", value_name = "MS", default_value_t = 500)]

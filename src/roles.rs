@@ -177,14 +177,23 @@ fn advertised(option: &str, text: &str) -> Result<Option<(String, u16)>, Refusal
 }
 
 async fn start_coordinator(data_dir: &Path, cell: &CellOptions) -> Result<CoordinatorHandle, Refusal> {
+    let bulk_listen = match cell.bulk_listen.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            Refusal::new(format!("--bulk-listen: '{text}' is not ADDR:PORT, as in 0.0.0.0:3888"))
+        })?),
+    };
     Coordinator::start(CoordinatorOptions {
         data_dir: data_dir.join("coordinator"),
         client_listen: cell.coordinator_listen,
         peer_listen: cell.peer_listen,
+        bulk_listen,
         servers: cell.servers.clone(),
         join: (!cell.join.is_empty()).then(|| cell.join.clone()),
         heartbeat: Duration::from_millis(cell.heartbeat_ms),
         lease: Duration::from_millis(cell.lease_ms),
+        replace_after: Duration::from_millis(cell.replace_after_ms),
+        read_only: cell.read_only_mode,
         session_min: Duration::from_millis(cell.session_min_ms.into()),
         session_max: Duration::from_millis(cell.session_max_ms.into()),
         connections_per_address: cell.connections_per_address,

@@ -129,7 +129,8 @@ impl Coordinator {
         let (frames, heard) = mpsc::channel(HEARD_MAX);
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (stop, stopped) = oneshot::channel();
-        *peers.door.write() = Behind::Member { identity: own, frames: frames.clone(), questions };
+        *peers.door.write() =
+            Behind::Member { identity: own, bulk_port: card.bulk_port, frames: frames.clone(), questions };
         let card = Card { cell: own.cell, server: own.server, founding: identity.founding.clone(), ..card };
         let links = Links::new(own, frames);
         let start = Start { options, identity: own, card, engine, tree, applied, config, ledger, links };

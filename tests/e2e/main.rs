@@ -5,6 +5,7 @@
 
 mod bad_batches;
 mod bad_input;
+mod cell;
 mod clients;
 mod command_line;
 mod disk_full;

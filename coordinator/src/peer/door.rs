@@ -40,7 +40,7 @@ pub(crate) enum Behind {
     /// A server without a cell: its card.
     Card(Box<Card>),
     /// A member at work.
-    Member { identity: Identity, frames: mpsc::Sender<Heard>, questions: mpsc::Sender<Asked> },
+    Member { identity: Identity, bulk_port: u16, frames: mpsc::Sender<Heard>, questions: mpsc::Sender<Asked> },
 }
 
 /// The door: who stands behind it changes once.
@@ -82,11 +82,12 @@ async fn serve(stream: TcpStream, door: &Door) -> io::Result<()> {
         let answer = timeout(ANSWER_DEADLINE, answer(question, door)).await.map_err(late)?;
         return wire.send(&answer.encode()).await;
     }
-    let Behind::Member { identity, frames, .. } = door.read().clone() else {
+    let Behind::Member { identity, bulk_port, frames, .. } = door.read().clone() else {
         return Err(io::Error::other("no member of a cell yet"));
     };
     // Also to strangers: they learn that they have dialled the wrong server.
-    let welcome = Welcome { cell: identity.cell, server: identity.server, incarnation: identity.incarnation };
+    let (cell, server, incarnation) = (identity.cell, identity.server, identity.incarnation);
+    let welcome = Welcome { cell, server, incarnation, bulk_port };
     wire.send(&welcome.encode()).await?;
     if hello.cell != identity.cell {
         return Err(io::Error::other("a server of another cell"));

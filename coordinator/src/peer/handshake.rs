@@ -41,6 +41,8 @@ pub(crate) struct Welcome {
     pub cell: CellId,
     pub server: ServerId,
     pub incarnation: Incarnation,
+    /// Where its bulk channel is in this life.
+    pub bulk_port: u16,
 }
 
 /// What one server may ask of another.
@@ -122,6 +124,7 @@ impl Welcome {
         let mut out = BytesMut::new();
         out.put_u64(MAGIC);
         put_who(&mut out, self.cell, self.server, self.incarnation);
+        out.put_u16(self.bulk_port);
         out.freeze()
     }
 
@@ -131,7 +134,8 @@ impl Welcome {
             return Err(CodecError::Range("the first word"));
         }
         let (cell, server, incarnation) = take_who(&mut reader)?;
-        reader.end(Self { cell, server, incarnation })
+        let bulk_port = reader.u16()?;
+        reader.end(Self { cell, server, incarnation, bulk_port })
     }
 }
 
@@ -299,7 +303,7 @@ mod tests {
             let hello = Hello { channel, cell, from: server, incarnation };
             assert_eq!(Hello::decode(hello.encode()), Ok(hello));
         }
-        let welcome = Welcome { cell, server, incarnation };
+        let welcome = Welcome { cell, server, incarnation, bulk_port: 3888 };
         assert_eq!(Welcome::decode(welcome.encode()), Ok(welcome));
         let changes = [
             Change::Join { member: member(4) },

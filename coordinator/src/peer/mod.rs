@@ -18,7 +18,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -117,12 +117,15 @@ impl Links {
     }
 
     fn link(&self, to: ServerId, peer: &str, bulk_port: u16) -> Link {
-        let start = |channel, address: String| {
+        // The membership says where the bulk channel was; the peer's welcome says where it is.
+        let port = Arc::new(AtomicU16::new(bulk_port));
+        let start = |channel| {
             let (frames, waiting) = mpsc::channel(FRAMES_MAX);
             let bytes = Arc::new(AtomicUsize::new(0));
             let dialler = Dialler {
                 to,
-                address,
+                peer: peer.to_owned(),
+                bulk_port: Arc::clone(&port),
                 hello: Hello {
                     channel,
                     cell: self.identity.cell,
@@ -135,8 +138,8 @@ impl Links {
             };
             (Queue { frames, bytes }, tokio::spawn(dialler.run()))
         };
-        let (agreement, first) = start(Channel::Agreement, peer.to_owned());
-        let (bulk, second) = start(Channel::Bulk, address_on(peer, bulk_port));
+        let (agreement, first) = start(Channel::Agreement);
+        let (bulk, second) = start(Channel::Bulk);
         Link { peer: peer.to_owned(), bulk_port, agreement, bulk, tasks: [first, second] }
     }
 
@@ -160,7 +163,8 @@ impl Links {
 /// Keeps one connection to one peer.
 struct Dialler {
     to: ServerId,
-    address: String,
+    peer: String,
+    bulk_port: Arc<AtomicU16>,
     hello: Hello,
     waiting: mpsc::Receiver<Bytes>,
     bytes: Arc<AtomicUsize>,
@@ -174,16 +178,16 @@ impl Dialler {
         loop {
             match self.dial().await {
                 Ok(stream) => {
-                    tracing::debug!(peer = %self.to, address = self.address, "connected");
+                    tracing::debug!(peer = %self.to, address = self.address(), "connected");
                     (pause, complained) = (PAUSE_MIN, false);
                     self.forget_waiting();
                     let error = self.pump(stream).await;
-                    tracing::debug!(peer = %self.to, address = self.address, %error, "disconnected");
+                    tracing::debug!(peer = %self.to, address = self.address(), %error, "disconnected");
                     self.hint(&error);
                 }
                 Err(error) => {
                     if !complained {
-                        tracing::debug!(peer = %self.to, address = self.address, %error, "can't connect");
+                        tracing::debug!(peer = %self.to, address = self.address(), %error, "can't connect");
                         complained = true;
                     }
                     self.hint(&error);
@@ -217,9 +221,16 @@ impl Dialler {
         }
     }
 
+    fn address(&self) -> String {
+        match self.hello.channel {
+            Channel::Bulk => address_on(&self.peer, self.bulk_port.load(Ordering::Relaxed)),
+            _ => self.peer.clone(),
+        }
+    }
+
     async fn dial(&self) -> io::Result<TcpStream> {
         let dialling = async {
-            let mut wire = Wire::dial(&self.address).await?;
+            let mut wire = Wire::dial(&self.address()).await?;
             wire.send(&self.hello.encode()).await?;
             let welcome = Welcome::decode(wire.frame().await?).map_err(io::Error::other)?;
             if (welcome.cell, welcome.server) != (self.hello.cell, self.to) {
@@ -228,6 +239,7 @@ impl Dialler {
                     welcome.server, welcome.cell
                 )));
             }
+            self.bulk_port.store(welcome.bulk_port, Ordering::Relaxed);
             Ok(wire.into_stream())
         };
         timeout(DIAL_DEADLINE, dialling).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
