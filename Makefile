@@ -44,7 +44,7 @@ interop: setup build
 	LOGGOS_DIFFERENTIAL_SEEDS=$${LOGGOS_DIFFERENTIAL_SEEDS:-3000} \
 	$(CARGO) test --release -p loggos-coordinator --test differential
 	LOGGOS_BINARY=$${LOGGOS_BINARY:-$${CARGO_TARGET_DIR:-target}/release/loggos} \
-	$(CARGO) test --release -p loggos --test e2e -- --ignored --nocapture registry_sources
+	$(CARGO) test --release -p loggos --test e2e -- --ignored --nocapture registry_sources apache_kafka_live
 
 # Hundreds of kills under load, and power cuts on a loop device (root).
 chaos: setup

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use loggos_broker::group::member::{Introduction, Protocol, Waiting};
+use loggos_broker::group::record::{Change, HeadRecord, MemberRecord};
 use loggos_broker::group::state::{Action, Caller, Event, Join, Leaver, Limits, Phase, Reply, State, Sync};
-use loggos_protocol::ids::{Generation, MemberId};
+use loggos_protocol::ids::{Generation, MemberId, Timestamp};
 use loggos_protocol::kafka::error_code::ErrorCode;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -51,6 +52,11 @@ struct World {
     borne: BTreeMap<MemberId, String>,
     last_generation: Generation,
     replies_lost: f64,
+    /// What the registry holds.
+    head: Option<HeadRecord>,
+    kept: BTreeMap<MemberId, MemberRecord>,
+    /// Whether the registry fails the next write, and the broker with it.
+    broker_fails: f64,
 }
 
 fn limits() -> Limits {
@@ -86,6 +92,24 @@ impl World {
             borne: BTreeMap::new(),
             last_generation: Generation::new(0),
             replies_lost,
+            head: None,
+            kept: BTreeMap::new(),
+            broker_fails: if seed.is_multiple_of(2) { 0.02 } else { 0.0 },
+        }
+    }
+
+    /// The broker is lost, and whoever waits with it; the next one goes on from the registry.
+    fn hand_over(&mut self) {
+        self.state = match &self.head {
+            Some(head) => {
+                State::restore(limits(), head.clone(), self.kept.values().cloned().collect(), self.now)
+            }
+            None => State::new(limits()),
+        };
+        for client in &mut self.clients {
+            if matches!(client.belief, Belief::Joining(_) | Belief::Syncing(..)) {
+                client.belief = Belief::Outside;
+            }
         }
     }
 
@@ -97,18 +121,38 @@ impl World {
     fn step(&mut self, event: Event, by: Option<usize>) {
         let mut actions = Vec::new();
         self.state.step(self.now, event, &mut actions);
-        assert!(self.state.generation() >= self.last_generation, "generations only grow");
-        self.last_generation = self.state.generation();
         for action in actions {
             match action {
-                Action::Persist(record) => {
-                    // Whoever takes the group over from this record must find it as it is.
-                    let restored = State::restore(limits(), record.clone(), self.now);
-                    assert_eq!(restored.record(), record);
+                Action::Persist(change) => {
+                    if self.rng.random_bool(self.broker_fails) {
+                        // Nothing that comes after the write has happened; the write itself may have.
+                        if self.rng.random_bool(0.5) {
+                            self.keep(change);
+                        }
+                        return self.hand_over();
+                    }
+                    self.keep(change);
                 }
                 Action::Reply(waiting, reply) => self.deliver(waiting, reply, by),
             }
         }
+    }
+
+    fn keep(&mut self, change: Change) {
+        assert!(change.head.generation >= self.last_generation, "generations only grow");
+        self.last_generation = change.head.generation;
+        for (id, record) in change.members {
+            match record {
+                Some(record) => self.kept.insert(id, record),
+                None => self.kept.remove(&id),
+            };
+        }
+        if !change.head.rebalancing {
+            let now: Vec<MemberRecord> = self.state.records().collect();
+            let kept: Vec<MemberRecord> = self.kept.values().cloned().collect();
+            assert_eq!(kept, now, "the registry has every member as it is");
+        }
+        self.head = Some(change.head);
     }
 
     fn deliver(&mut self, waiting: Waiting, reply: Reply, by: Option<usize>) {
@@ -214,6 +258,9 @@ impl World {
 
     fn pass(&mut self, by: Duration) {
         self.now += by;
+        if self.rng.random_bool(self.broker_fails / 4.0) {
+            self.hand_over();
+        }
         if self.state.next_deadline().is_some_and(|deadline| deadline <= self.now) {
             self.step(Event::Tick, None);
         }
@@ -235,6 +282,7 @@ impl Client {
             fresh,
             introduction: Introduction {
                 instance: self.instance.clone(),
+                since: Timestamp::NONE,
                 client_id: "sim".to_owned(),
                 client_host: "/127.0.0.1".to_owned(),
                 session_timeout: SESSION,
@@ -306,6 +354,7 @@ fn run(seed: u64) {
 /// parts are the whole.
 fn heal(world: &mut World, seed: u64) {
     world.replies_lost = 0.0;
+    world.broker_fails = 0.0;
     for client in &mut world.clients {
         client.alive = true;
         if matches!(client.belief, Belief::Joining(_) | Belief::Syncing(..)) {

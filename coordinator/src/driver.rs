@@ -307,15 +307,26 @@ impl Driver {
         self.tick_openings();
         self.tick_sessions();
         self.propose_again_what_is_late();
-        if self.may_decide() && self.swept.elapsed() >= self.options.unused_check {
-            self.swept = Instant::now();
-            for path in self.tree.removable(clocks().wall.raw(), SWEEP_NODES) {
-                self.propose(Command::Remove { path }.encode());
-            }
-        }
+        self.sweep();
         if self.gauged.elapsed() >= GAUGES {
             self.gauged = Instant::now();
             self.tell_gauges();
+        }
+    }
+
+    /// Removes what has lingered long enough, and now and then what nobody uses: the leader's decisions.
+    fn sweep(&mut self) {
+        if !self.may_decide() {
+            return;
+        }
+        let time_ms = clocks().wall.raw();
+        let mut paths = self.tree.lingered(time_ms, SWEEP_NODES);
+        if self.swept.elapsed() >= self.options.unused_check {
+            self.swept = Instant::now();
+            paths.extend(self.tree.removable(time_ms, SWEEP_NODES));
+        }
+        for path in paths {
+            self.propose(Command::Remove { path }.encode());
         }
     }
 

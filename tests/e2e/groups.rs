@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use loggos_client::registry::Registry;
+use loggos_protocol::ids::GroupId;
+use loggos_protocol::registry::group::RunBy;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::process::{DEADLINE, Server, have, loggos_ok};
+use crate::process::{DEADLINE, Server, eventually, have, loggos_ok};
 
 fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
@@ -138,4 +141,192 @@ fn kcat_joins_a_group_and_reads_everything_once() {
     };
     assert_eq!(join("shared"), 200);
     assert_eq!(join("shared"), 0, "they are committed");
+}
+
+/// Every partition's offset, as any consumer of the group is told.
+fn committed(consumer: &BaseConsumer) -> Vec<i64> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match consumer.committed(DEADLINE) {
+            Ok(told) => return told.elements().iter().filter_map(|place| place.offset().to_raw()).collect(),
+            // librdkafka looks for the group's broker again, and leaves the rest to us.
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_lost_broker_s_groups_go_on_elsewhere_without_a_rejoin() {
+    let replicated = ["--set", "default.replication.factor=3"];
+    let first = Server::start(&replicated);
+    let coordinator = first.addresses().coordinator.expect("built in").to_string();
+    let arguments = [&["--coordinator", coordinator.as_str()], &replicated[..]].concat();
+    let mut others = [Server::start(&arguments), Server::start(&arguments)];
+    let bootstrap = [first.bootstrap(), others[0].bootstrap(), others[1].bootstrap()].join(",");
+    loggos_ok(&["topic", "create", "shared", "--partitions", "6", "--bootstrap", &first.bootstrap()]);
+    // Enough groups that each broker runs some.
+    let names: Vec<String> = (0..6).map(|n| format!("takeover-{n}")).collect();
+    let members: Vec<BaseConsumer> = names.iter().map(|name| consumer(&bootstrap, name)).collect();
+    let all: Vec<&BaseConsumer> = members.iter().collect();
+    settle(&all, &[6; 6]);
+    produce(&bootstrap, 6, 0..600);
+    let found = read(&all, 6 * 600);
+    assert!(found.iter().all(|found| found.len() == 600));
+    for member in &members {
+        member.commit_consumer_state(CommitMode::Sync).expect("committed");
+    }
+    let tree = Tree::connect(&coordinator);
+    let generation = |name: &String| tree.json(&format!("/consumers/{name}"))["generation"].clone();
+    let before: Vec<_> = names.iter().map(generation).collect();
+    for (round, victim) in others.iter_mut().enumerate() {
+        let from = 600 + u32::try_from(round).expect("two") * 60;
+        victim.kill();
+        produce(&bootstrap, 6, from..from + 60);
+        let found = read(&all, 6 * 60);
+        let expected: BTreeSet<u32> = (from..from + 60).collect();
+        assert!(found.iter().all(|found| *found == expected), "what was committed is not read again");
+        for member in &members {
+            member.commit_consumer_state(CommitMode::Sync).expect("committed");
+        }
+        victim.restart();
+    }
+    let after: Vec<_> = names.iter().map(generation).collect();
+    assert_eq!(before, after, "nobody had to join again");
+    for member in &members {
+        assert_eq!(committed(member).iter().sum::<i64>(), 720);
+    }
+}
+
+/// The registry, as any ZooKeeper client sees it.
+struct Tree {
+    runtime: tokio::runtime::Runtime,
+    registry: Registry,
+}
+
+impl Tree {
+    fn connect(coordinator: &str) -> Self {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let connecting = Registry::connect(coordinator, Duration::from_secs(10));
+        let registry = runtime.block_on(connecting).expect("the coordinator answers");
+        Self { runtime, registry }
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let node = self.runtime.block_on(self.registry.session().get(path)).expect("an answer");
+        node.map(|node| String::from_utf8(node.data).expect("text"))
+    }
+
+    fn json(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&self.get(path).unwrap_or_else(|| panic!("{path} is there"))).expect("JSON")
+    }
+
+    fn children(&self, path: &str) -> Vec<String> {
+        self.runtime.block_on(self.registry.session().children(path)).expect("an answer")
+    }
+
+    fn put(&self, path: &str, data: &str) {
+        let session = self.registry.session();
+        self.runtime.block_on(session.create_if_absent(path, data.as_bytes())).expect("made");
+    }
+}
+
+#[test]
+fn membership_ownership_and_offsets_stand_in_the_tree() {
+    let server = Server::start(&["--set", "offsets.retention.check.interval.ms=200"]);
+    let bootstrap = server.bootstrap();
+    loggos_ok(&["topic", "create", "shared", "--partitions", "4", "--bootstrap", &bootstrap]);
+    let tree = Tree::connect(&server.addresses().coordinator.expect("built in").to_string());
+    let (one, two) = (consumer(&bootstrap, "seen"), consumer(&bootstrap, "seen"));
+    settle(&[&one, &two], &[2, 2]);
+    produce(&bootstrap, 4, 0..40);
+    read(&[&one, &two], 40);
+    one.commit_consumer_state(CommitMode::Sync).expect("committed");
+    two.commit_consumer_state(CommitMode::Sync).expect("committed");
+    let head = tree.json("/consumers/seen");
+    assert_eq!((&head["run_by"], &head["rebalancing"]), (&"broker".into(), &false.into()), "{head}");
+    let ids = tree.children("/consumers/seen/ids");
+    assert_eq!(ids.len(), 2);
+    let member = tree.json(&format!("/consumers/seen/ids/{}", ids[0]));
+    assert_eq!(member["subscription"]["shared"], 1, "{member}");
+    let mut held = std::collections::BTreeMap::new();
+    for partition in 0..4 {
+        let owner =
+            tree.get(&format!("/consumers/seen/owners/shared/{partition}")).expect("somebody holds it");
+        *held.entry(owner).or_insert(0) += 1;
+        assert_eq!(tree.json(&format!("/consumers/seen/offsets/shared/{partition}"))["offset"], 10);
+    }
+    assert_eq!(held.values().collect::<Vec<_>>(), vec![&2, &2], "{held:?}");
+    drop(two);
+    settle(&[&one], &[4]);
+    eventually("the heir holds everything", || tree.children("/consumers/seen/ids").len() == 1);
+    drop(one);
+    eventually("nobody holds anything", || tree.children("/consumers/seen/owners/shared").is_empty());
+    // A topic's offsets go with it, and another one of its name has none.
+    loggos_ok(&["topic", "delete", "shared", "--bootstrap", &bootstrap]);
+    eventually("the offsets are gone", || tree.children("/consumers/seen/offsets").is_empty());
+    eventually("nothing is left of the group", || tree.get("/consumers/seen").is_none());
+}
+
+#[test]
+fn who_comes_first_says_who_runs_a_group() {
+    let server = Server::start(&[]);
+    let bootstrap = server.bootstrap();
+    loggos_ok(&["topic", "create", "shared", "--partitions", "1", "--bootstrap", &bootstrap]);
+    let tree = Tree::connect(&server.addresses().coordinator.expect("built in").to_string());
+    let mark = |group: &str| {
+        let group = GroupId::new(group);
+        let marked = tree.registry.mark_group(&group, RunBy::Members);
+        tree.runtime.block_on(marked).expect("an answer")
+    };
+    assert_eq!(mark("theirs"), RunBy::Members);
+    let refused = consumer(&bootstrap, "theirs");
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        assert!(Instant::now() < deadline, "the consumer is told");
+        if let Some(Err(error)) = refused.poll(Duration::from_millis(50)) {
+            let code = error.rdkafka_error_code();
+            if code == Some(rdkafka::types::RDKafkaErrorCode::InconsistentGroupProtocol) {
+                break;
+            }
+        }
+    }
+    let member = consumer(&bootstrap, "ours");
+    settle(&[&member], &[1]);
+    assert_eq!(mark("ours"), RunBy::Broker, "its members are told that a broker runs it");
+    // Consumers of Kafka 0.8 mark nothing; they are there all the same.
+    tree.put("/consumers/old", "");
+    tree.put("/consumers/old/ids", "");
+    tree.put("/consumers/old/ids/c", "{}");
+    let mut client = crate::wire::Client::connect(&server);
+    assert_eq!(client.heartbeat("old").error_code, 23);
+}
+
+#[test]
+fn old_offsets_expire_and_what_groups_hold_is_bounded() {
+    let server = Server::start(&[
+        "--set",
+        "offsets.retention.check.interval.ms=100",
+        "--set",
+        "loggos.group.offsets.max=3",
+    ]);
+    let bootstrap = server.bootstrap();
+    loggos_ok(&["topic", "create", "shared", "--partitions", "5", "--bootstrap", &bootstrap]);
+    let mut client = crate::wire::Client::connect(&server);
+    assert_eq!(client.commit("small", &[0, 1]), vec![0, 0]);
+    assert_eq!(client.commit("large", &[0, 1]), vec![28, 28], "one too many");
+    assert_eq!(client.commit("small", &[1]), vec![0], "what there is may go on");
+    assert_eq!(client.commit("large", &[2]), vec![0], "as long as there is room");
+    assert_eq!(client.commit("small", &[7]), vec![3], "there is no such partition");
+    let tree = Tree::connect(&server.addresses().coordinator.expect("built in").to_string());
+    assert_eq!(tree.children("/consumers"), vec!["large", "small"]);
+    // An offset of two weeks ago, which is longer than anybody keeps one.
+    let old = r#"{"offset":5,"leader_epoch":-1,"timestamp":1500000000000}"#;
+    let head = r#"{"version":1,"run_by":"broker","generation":4,"empty_since":1500000000000}"#;
+    tree.put("/consumers/old", head);
+    for (path, data) in [("", ""), ("/shared", ""), ("/shared/0", old)] {
+        tree.put(&format!("/consumers/old/offsets{path}"), data);
+    }
+    assert_eq!(client.heartbeat("old").error_code, 25, "nobody is in it");
+    eventually("it is gone", || tree.get("/consumers/old").is_none());
+    assert_eq!(tree.children("/consumers"), vec!["large", "small"]);
 }

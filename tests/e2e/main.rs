@@ -11,6 +11,7 @@ mod command_line;
 mod disk_full;
 mod exposure;
 mod groups;
+mod kafka_on_zookeeper;
 mod kill_storm;
 mod librdkafka;
 mod power_cut;

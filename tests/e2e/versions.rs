@@ -367,6 +367,27 @@ fn groups(client: &mut Client, id: [u8; 16]) {
             assert_eq!(answer.groups[1].group_state.as_str(), "Dead", "DescribeGroups {version}");
         },
     );
+    client.sweep::<OffsetDeleteRequest>(
+        |_| {
+            let partition = offset_delete_request::OffsetDeleteRequestPartition::default();
+            let topic = offset_delete_request::OffsetDeleteRequestTopic::default()
+                .with_name(name("swept"))
+                .with_partitions(vec![partition]);
+            OffsetDeleteRequest::default().with_group_id(group("lone")).with_topics(vec![topic])
+        },
+        |version, answer| {
+            assert_eq!(answer.error_code, 0, "OffsetDelete {version}");
+            assert_eq!(answer.topics[0].partitions[0].error_code, 0, "OffsetDelete {version}");
+        },
+    );
+    client.sweep::<DeleteGroupsRequest>(
+        |_| DeleteGroupsRequest::default().with_groups_names(vec![group("lone"), group("unheard-of")]),
+        |version, answer| {
+            let expected = if version == 0 { 0 } else { 69 };
+            assert_eq!(answer.results[0].error_code, expected, "DeleteGroups {version}");
+            assert_eq!(answer.results[1].error_code, 69, "DeleteGroups {version}: there is none");
+        },
+    );
 }
 
 #[test]

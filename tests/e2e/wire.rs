@@ -56,6 +56,35 @@ impl Client {
     }
 }
 
+impl Client {
+    /// A heartbeat of somebody unknown.
+    pub fn heartbeat(&mut self, group: &str) -> messages::HeartbeatResponse {
+        let request = messages::HeartbeatRequest::default()
+            .with_group_id(messages::GroupId(text(group)))
+            .with_generation_id(1)
+            .with_member_id(text("nobody"));
+        self.call(4, &request)
+    }
+
+    /// Commits offset 5 of partitions of `shared`, as a consumer without a group does; the code of each.
+    pub fn commit(&mut self, group: &str, partitions: &[i32]) -> Vec<i16> {
+        let partitions = partitions.iter().map(|id| {
+            messages::offset_commit_request::OffsetCommitRequestPartition::default()
+                .with_partition_index(*id)
+                .with_committed_offset(5)
+        });
+        let topic = messages::offset_commit_request::OffsetCommitRequestTopic::default()
+            .with_name(name("shared"))
+            .with_partitions(partitions.collect());
+        let request = messages::OffsetCommitRequest::default()
+            .with_group_id(messages::GroupId(text(group)))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic]);
+        let answer = self.call(8, &request);
+        answer.topics[0].partitions.iter().map(|partition| partition.error_code).collect()
+    }
+}
+
 /// A topic's name.
 pub fn name(text: &str) -> messages::TopicName {
     messages::TopicName(StrBytes::from_string(text.to_owned()))

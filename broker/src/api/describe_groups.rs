@@ -22,7 +22,7 @@ pub(super) async fn handle(
     for id in request.groups {
         let answer = DescribedGroup::default().with_group_id(id.clone()).with_authorized_operations(i32::MIN);
         let state = match context.groups.describe(&GroupId::new(id.0.as_str())).await {
-            Ok(described) => described.state,
+            Ok(state) => state,
             Err(code) => {
                 groups.push(answer.with_error_code(code.raw()));
                 continue;

@@ -120,9 +120,20 @@ impl Session {
 #[derive(Default)]
 pub struct Sessions {
     open: Mutex<Vec<Arc<Mutex<Session>>>>,
+    peer: String,
 }
 
 impl Sessions {
+    /// No sessions yet of a client at this address.
+    pub fn of(peer: std::net::IpAddr) -> Self {
+        Self { open: Mutex::default(), peer: format!("/{peer}") }
+    }
+
+    /// Where the client is, as Kafka shows it: `/127.0.0.1`.
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
+    }
+
     /// Begins a session, whose id is the caller's draw; the oldest gives way.
     pub(super) async fn begin(&self, id: i32) -> Arc<Mutex<Session>> {
         let session = Arc::new(Mutex::new(Session::new(id)));

@@ -11,6 +11,7 @@ use loggos_protocol::kafka::{ErrorCode, StrBytes};
 use super::{Context, names};
 use crate::group::member::{Introduction, Protocol};
 use crate::group::state::{Event, Join, Joined, Reply};
+use crate::group::table::Groups;
 
 /// The first version whose new members come again with the id that they are given.
 const MUST_RETURN: i16 = 4;
@@ -24,7 +25,7 @@ const SKIPS: i16 = 9;
 pub(super) async fn handle(
     context: Arc<Context>,
     version: i16,
-    client_id: String,
+    (client_id, client_host): (String, String),
     request: JoinGroupRequest,
 ) -> JoinGroupResponse {
     let group = GroupId::new(request.group_id.0.as_str());
@@ -43,7 +44,8 @@ pub(super) async fn handle(
         introduction: Introduction {
             instance: request.group_instance_id.as_ref().map(ToString::to_string),
             client_id,
-            client_host: String::new(),
+            client_host,
+            since: Groups::now(),
             session_timeout,
             rebalance_timeout,
             protocols: protocols.collect(),

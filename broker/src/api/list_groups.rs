@@ -22,8 +22,8 @@ pub(super) async fn handle(
     };
     let mut groups = Vec::new();
     for id in ids {
-        let Ok(described) = context.groups.describe(&id).await else { continue };
-        let state = described.state.phase().name();
+        let Ok(found) = context.groups.describe(&id).await else { continue };
+        let state = found.phase().name();
         let wanted = request.states_filter.is_empty()
             || request.states_filter.iter().any(|wanted| wanted.as_str().eq_ignore_ascii_case(state));
         let of_type = request.types_filter.is_empty()
@@ -33,7 +33,7 @@ pub(super) async fn handle(
         }
         let mut group = ListedGroup::default()
             .with_group_id(messages::GroupId(names::text(id.as_str())))
-            .with_protocol_type(names::text(described.state.protocol_type().unwrap_or_default()));
+            .with_protocol_type(names::text(found.protocol_type().unwrap_or_default()));
         if version >= STATES {
             group.group_state = names::text(state);
         }

@@ -8,6 +8,7 @@ mod alter_configs;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
@@ -27,6 +28,7 @@ mod list_offsets;
 mod metadata;
 mod names;
 mod offset_commit;
+mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
@@ -76,7 +78,9 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::AlterConfigs,
     ApiKey::DescribeLogDirs,
     ApiKey::CreatePartitions,
+    ApiKey::DeleteGroups,
     ApiKey::IncrementalAlterConfigs,
+    ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
 ];
 
@@ -232,24 +236,27 @@ pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request)
         ApiKey::DescribeLogDirs => at_once(&request, |body| describe_log_dirs::handle(&context, body)),
         ApiKey::CreatePartitions => in_time(request, move |body| create_partitions::handle(context, body)),
         ApiKey::DescribeCluster => at_once(&request, |body| describe_cluster::handle(&context, body)),
-        key => begin_group(&context, key, request),
+        key => begin_group(&context, sessions, key, request),
     }
 }
 
 /// The requests of consumer groups.
-fn begin_group(context: &Arc<Context>, key: ApiKey, request: Request) -> Answer {
+fn begin_group(context: &Arc<Context>, sessions: &Sessions, key: ApiKey, request: Request) -> Answer {
     let context = Arc::clone(context);
     let version = request.header.version;
     match key {
         ApiKey::JoinGroup => {
             let client_id = request.header.client_id.as_ref().map(ToString::to_string).unwrap_or_default();
-            in_time(request, move |body| join_group::handle(context, version, client_id, body))
+            let client = (client_id, sessions.peer().to_owned());
+            in_time(request, move |body| join_group::handle(context, version, client, body))
         }
         ApiKey::SyncGroup => in_time(request, move |body| sync_group::handle(context, version, body)),
         ApiKey::Heartbeat => in_time(request, move |body| heartbeat::handle(context, body)),
         ApiKey::LeaveGroup => in_time(request, move |body| leave_group::handle(context, version, body)),
-        ApiKey::OffsetCommit => in_time(request, move |body| offset_commit::handle(context, version, body)),
+        ApiKey::OffsetCommit => in_time(request, move |body| offset_commit::handle(context, body)),
         ApiKey::OffsetFetch => in_time(request, move |body| offset_fetch::handle(context, version, body)),
+        ApiKey::OffsetDelete => in_time(request, move |body| offset_delete::handle(context, body)),
+        ApiKey::DeleteGroups => in_time(request, move |body| delete_groups::handle(context, body)),
         ApiKey::ListGroups => in_time(request, move |body| list_groups::handle(context, version, body)),
         ApiKey::DescribeGroups => {
             in_time(request, move |body| describe_groups::handle(context, version, body))

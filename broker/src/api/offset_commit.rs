@@ -1,28 +1,24 @@
 //! OffsetCommit: where a group goes on reading. The answer comes when the registry has it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use loggos_protocol::ids::{
-    Generation, GroupId, LeaderEpoch, MemberId, Offset, PartitionId, TopicId, TopicName,
-};
+use loggos_protocol::ids::{Generation, GroupId, LeaderEpoch, MemberId, Offset, PartitionId};
 use loggos_protocol::kafka::ErrorCode;
+use loggos_protocol::kafka::messages::offset_commit_request::OffsetCommitRequestPartition;
 use loggos_protocol::kafka::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use loggos_protocol::kafka::messages::{OffsetCommitRequest, OffsetCommitResponse};
+use loggos_protocol::registry::group::OffsetRecord;
 
 use super::{Context, names};
+use crate::group::Offsets;
 use crate::group::state::Caller;
-use crate::group::table::{Committed, Groups, Offsets};
+use crate::group::table::Groups;
+use crate::metadata::TopicView;
 
-/// The first version that names topics by their ids.
-const TOPIC_IDS: i16 = 10;
-
-pub(super) async fn handle(
-    context: Arc<Context>,
-    version: i16,
-    request: OffsetCommitRequest,
-) -> OffsetCommitResponse {
+pub(super) async fn handle(context: Arc<Context>, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let group = GroupId::new(request.group_id.0.as_str());
     let caller = Caller {
         member: MemberId::new(request.member_id.as_str()),
@@ -32,54 +28,52 @@ pub(super) async fn handle(
     let view = context.metadata.view();
     let longest = usize::try_from(context.table.configs().number("offset.metadata.max.bytes")).unwrap_or(0);
     let mut offsets = Offsets::new();
-    let mut refused: Vec<((usize, i32), ErrorCode)> = Vec::new();
+    let mut refused: BTreeMap<(usize, i32), ErrorCode> = BTreeMap::new();
     for (at, topic) in request.topics.iter().enumerate() {
-        let found = if version >= TOPIC_IDS {
-            view.topic_by_id(TopicId::new(topic.topic_id))
-        } else {
-            view.topics.get(&names::topic(&topic.name))
-        };
+        let found = view.topics.get(&names::topic(&topic.name));
         for partition in &topic.partitions {
-            let id = PartitionId::new(partition.partition_index);
-            let note = partition.committed_metadata.as_ref().map(ToString::to_string).unwrap_or_default();
-            let code = match found {
-                None if version >= TOPIC_IDS => ErrorCode::UNKNOWN_TOPIC_ID,
-                Some(found) if found.partitions.contains_key(&id) && note.len() <= longest => {
-                    let committed = Committed {
-                        offset: Offset::new(partition.committed_offset),
-                        leader_epoch: LeaderEpoch::new(partition.committed_leader_epoch),
-                        metadata: note,
-                        timestamp: Groups::now(),
-                    };
-                    offsets.insert((found.name.clone(), id), committed);
-                    continue;
+            match checked(found.map(AsRef::as_ref), partition, longest) {
+                Ok(((name, id), record)) => {
+                    offsets.insert((name, id), record);
                 }
-                Some(found) if found.partitions.contains_key(&id) => ErrorCode::OFFSET_METADATA_TOO_LARGE,
-                _ => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-            };
-            refused.push(((at, partition.partition_index), code));
+                Err(code) => {
+                    refused.insert((at, partition.partition_index), code);
+                }
+            }
         }
     }
     let done = context.groups.commit(&group, &caller, offsets).await;
     let topics = request.topics.iter().enumerate().map(|(at, topic)| {
         let partitions = topic.partitions.iter().map(|partition| {
-            let own = refused.iter().find(|(place, _)| *place == (at, partition.partition_index));
-            let code = own.map_or(done.err().unwrap_or(ErrorCode::NONE), |(_, code)| *code);
+            let own = refused.get(&(at, partition.partition_index)).copied();
+            let code = own.unwrap_or(done.err().unwrap_or(ErrorCode::NONE));
             OffsetCommitResponsePartition::default()
                 .with_partition_index(partition.partition_index)
                 .with_error_code(code.raw())
         });
-        let mut answer = OffsetCommitResponseTopic::default().with_partitions(partitions.collect());
-        (answer.name, answer.topic_id) = (topic.name.clone(), topic.topic_id);
-        answer
+        OffsetCommitResponseTopic::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
 
-/// A topic that a request names.
-pub(super) fn named(context: &Context, id: TopicId, name: TopicName, by_id: bool) -> Option<TopicName> {
-    if !by_id {
-        return Some(name);
+type Checked = ((loggos_protocol::ids::TopicName, PartitionId), OffsetRecord);
+
+/// An offset of a partition that there is, with a note that isn't too long.
+fn checked(
+    topic: Option<&TopicView>,
+    asked: &OffsetCommitRequestPartition,
+    longest: usize,
+) -> Result<Checked, ErrorCode> {
+    let id = PartitionId::new(asked.partition_index);
+    let topic = topic
+        .filter(|topic| topic.partitions.contains_key(&id))
+        .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let note = asked.committed_metadata.as_ref().map(ToString::to_string).unwrap_or_default();
+    if note.len() > longest {
+        return Err(ErrorCode::OFFSET_METADATA_TOO_LARGE);
     }
-    context.metadata.view().topic_by_id(id).map(|topic| topic.name.clone())
+    let at = (Offset::new(asked.committed_offset), LeaderEpoch::new(asked.committed_leader_epoch));
+    Ok(((topic.name.clone(), id), OffsetRecord::new(topic.id, at, note, Groups::now())))
 }

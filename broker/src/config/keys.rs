@@ -378,6 +378,13 @@ pub const BROKER_KEYS: &[Key] = &[
         "loggos.expose of topics that don't say.",
     ),
     key(
+        "loggos.group.offsets.max",
+        Kind::Int(1),
+        "200000",
+        &[],
+        "Committed offsets that all groups may have; each broker has its share.",
+    ),
+    key(
         "loggos.journal",
         Kind::Word(&["direct", "none"]),
         "direct",
@@ -389,6 +396,20 @@ pub const BROKER_KEYS: &[Key] = &[
     key("message.max.bytes", Kind::Int(0), "1048588", &[], "max.message.bytes of topics that don't say."),
     key("min.insync.replicas", Kind::Int(1), "1", &[], "min.insync.replicas of topics that don't say."),
     key("num.partitions", Kind::Int(1), "1", &[], "Partitions of a topic whose creator says -1."),
+    key(
+        "offsets.retention.check.interval.ms",
+        Kind::Long(1),
+        "600000",
+        &[],
+        "How often expired offsets are looked for.",
+    ),
+    key(
+        "offsets.retention.minutes",
+        Kind::Int(1),
+        "10080",
+        &[],
+        "How long offsets outlive their group's last member.",
+    ),
     key("offset.metadata.max.bytes", Kind::Int(0), "4096", &[], "The longest note with a committed offset."),
     key(
         "producer.id.expiration.ms",

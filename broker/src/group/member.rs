@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use loggos_protocol::ids::MemberId;
+use loggos_protocol::ids::{MemberId, Timestamp};
 
 /// A handle on a request that waits for its answer; the shell knows which connection stands behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,8 @@ pub struct Protocol {
 pub struct Introduction {
     /// The static member's own name (KIP-345), if it has one.
     pub instance: Option<String>,
+    /// When it came.
+    pub since: Timestamp,
     /// What the client calls itself.
     pub client_id: String,
     /// The address it came from, as Kafka shows it: `/127.0.0.1`.

@@ -1,12 +1,14 @@
 //! How a classic group gets from one generation to the next: joining, choosing a protocol, handing out assignments.
 //! The other half of the machine in `state`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use loggos_protocol::ids::{Generation, MemberId};
 use loggos_protocol::kafka::error_code::ErrorCode;
 
 use super::member::{Introduction, Member, Waiting};
+use super::record::Change;
 use super::state::{Action, Join, Joined, Phase, Reply, State, Sync};
 
 impl State {
@@ -76,6 +78,7 @@ impl State {
         if let Some(instance) = &member.introduction.instance {
             self.statics.insert(instance.clone(), id.clone());
         }
+        self.dirty.insert(id.clone());
         self.members.insert(id, member);
         self.protocol_type.get_or_insert(join.protocol_type);
         self.begin_rebalance(now, actions);
@@ -90,6 +93,7 @@ impl State {
         waiting: Waiting,
         actions: &mut Vec<Action>,
     ) {
+        self.dirty.insert(id.clone());
         if let Some(member) = self.members.get_mut(id) {
             if let Some(earlier) = member.joining.replace(waiting) {
                 // The member lost patience with its own request; whoever still reads that connection is told so.
@@ -141,8 +145,9 @@ impl State {
             self.statics.insert(instance.clone(), id.clone());
         }
         self.members.insert(id.clone(), member);
+        self.dirty.extend([old.clone(), id.clone()]);
         if self.phase == Phase::Stable && unchanged {
-            actions.push(Action::Persist(self.record()));
+            actions.push(Action::Persist(self.change()));
             // A client too old to be told "assign nothing" must not believe that it leads.
             return self.repeat_join(now, &id, waiting, was_leader && join.may_skip_assignment, actions);
         }
@@ -258,6 +263,8 @@ impl State {
         self.protocol = Some(self.choose_protocol());
         self.phase = Phase::CompletingRebalance;
         self.phase_deadline = Some(now + self.rebalance_timeout());
+        // No two brokers may tell of different generations under one number: the next one starts beyond this.
+        actions.push(Action::Persist(Change { head: self.head(), members: BTreeMap::new() }));
         let ids: Vec<MemberId> = self.members.keys().cloned().collect();
         for id in ids {
             let joined = self.joined(&id);
@@ -274,7 +281,7 @@ impl State {
         self.phase = Phase::Empty;
         self.protocol = None;
         self.leader = None;
-        actions.push(Action::Persist(self.record()));
+        actions.push(Action::Persist(self.change()));
     }
 
     /// Members have gone: rebalance, or complete the rebalance that waited for them.
@@ -385,6 +392,7 @@ impl State {
         for member in self.members.values_mut() {
             member.assignment.clear();
         }
+        self.dirty.extend(self.members.keys().cloned());
         for (id, assignment) in sync.assignments {
             if let Some(member) = self.members.get_mut(&id) {
                 member.assignment = assignment;
@@ -392,7 +400,7 @@ impl State {
         }
         self.phase = Phase::Stable;
         self.phase_deadline = None;
-        actions.push(Action::Persist(self.record()));
+        actions.push(Action::Persist(self.change()));
         let waiting: Vec<(MemberId, Waiting)> = self
             .members
             .values_mut()

@@ -1,32 +1,83 @@
-//! What the registry keeps of a broker-run group, so that another broker takes it over as it stands. Values only;
-//! `offsets` and the shell store them.
+//! What the registry keeps of a broker-run group, so that another broker takes it over as it stands: a head in the
+//! group's own node, and each member in its own, which 0.8's tools read too. Values only; `table` stores them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use loggos_protocol::ids::{Generation, MemberId};
+use loggos_protocol::ids::{Generation, MemberId, PartitionId, Timestamp, TopicName};
+use loggos_protocol::kafka::consumer_protocol::{self, Partitions};
+use loggos_protocol::registry::group::{ConsumerRecord, RunBy};
+use loggos_protocol::registry::record::Record;
 use serde::{Deserialize, Serialize};
 
 use super::member::{Introduction, Member, Protocol};
 
-/// One generation of a classic group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GroupRecord {
-    /// Which generation.
-    pub generation: Generation,
-    /// `consumer`, `connect`, or what the members said.
-    pub protocol_type: String,
-    /// The strategy in force; none in an empty group.
-    pub protocol: Option<String>,
-    /// Who assigned.
-    pub leader: Option<MemberId>,
-    /// Everybody, with what they were given.
-    pub members: Vec<MemberRecord>,
+/// Which protocol a group follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Members assign: JoinGroup and SyncGroup.
+    #[default]
+    Classic,
+    /// The broker assigns: ConsumerGroupHeartbeat (KIP-848).
+    Consumer,
 }
 
-/// One member of it.
+/// What a group is, apart from its members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadRecord {
+    version: i32,
+    run_by: RunBy,
+    /// Which protocol it follows.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Which generation, or group epoch.
+    pub generation: Generation,
+    /// Whether that generation has no assignments yet: its members are to come again.
+    #[serde(default)]
+    pub rebalancing: bool,
+    /// `consumer`, `connect`, or what the members said.
+    #[serde(default)]
+    pub protocol_type: String,
+    /// The strategy in force; none in an empty group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Who assigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<MemberId>,
+    /// Since when nobody is in it, in milliseconds since 1970; its offsets expire by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_since: Option<Timestamp>,
+}
+
+impl HeadRecord {
+    /// A group without members.
+    pub fn new(kind: Kind, generation: Generation) -> Self {
+        Self {
+            version: 1,
+            run_by: RunBy::Broker,
+            kind,
+            generation,
+            rebalancing: false,
+            protocol_type: String::new(),
+            protocol: None,
+            leader: None,
+            empty_since: None,
+        }
+    }
+}
+
+impl Record for HeadRecord {
+    const WHAT: &'static str = "a broker-run group";
+}
+
+/// One member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemberRecord {
+    /// What tools of Kafka 0.8 look for.
+    #[serde(flatten)]
+    pub consumer: ConsumerRecord,
     /// Its id.
     pub id: MemberId,
     /// Its static name.
@@ -40,11 +91,16 @@ pub struct MemberRecord {
     pub session_timeout_ms: u64,
     /// How long a rebalance waits for it, in milliseconds.
     pub rebalance_timeout_ms: u64,
-    /// Strategies and subscriptions, as base64.
+    /// Strategies and subscriptions of the classic protocol, as base64.
+    #[serde(default)]
     pub protocols: Vec<(String, Text)>,
-    /// What it was given, as base64.
-    #[serde(with = "text_bytes")]
+    /// What it was given by the classic protocol, as base64.
+    #[serde(default, with = "text_bytes")]
     pub assignment: Bytes,
+}
+
+impl Record for MemberRecord {
+    const WHAT: &'static str = "a member of a broker-run group";
 }
 
 /// Bytes that stand as base64 in JSON.
@@ -52,11 +108,25 @@ pub struct MemberRecord {
 #[serde(transparent)]
 pub struct Text(#[serde(with = "text_bytes")] pub Bytes);
 
+/// A change of a group that is to be in the registry before what follows it is done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// What the group is now.
+    pub head: HeadRecord,
+    /// Members that changed; `None` for those that have gone.
+    pub members: BTreeMap<MemberId, Option<MemberRecord>>,
+}
+
 impl MemberRecord {
-    /// A member as the registry keeps it.
+    /// A classic member as the registry keeps it.
     pub fn of(member: &Member) -> Self {
         let said = &member.introduction;
+        let topics =
+            said.protocols.first().and_then(|offered| consumer_protocol::subscription(&offered.metadata));
+        let streams =
+            topics.unwrap_or_default().topics.into_iter().map(|topic| (topic.as_str().to_owned(), 1));
         Self {
+            consumer: ConsumerRecord::new(streams.collect(), "static", said.since.raw()),
             id: member.id.clone(),
             instance: said.instance.clone(),
             client_id: said.client_id.clone(),
@@ -75,6 +145,7 @@ impl MemberRecord {
     /// What the member said of itself.
     pub fn into_introduction(self) -> Introduction {
         Introduction {
+            since: Timestamp::new(self.consumer.timestamp.parse().unwrap_or(-1)),
             instance: self.instance,
             client_id: self.client_id,
             client_host: self.client_host,
@@ -87,7 +158,24 @@ impl MemberRecord {
                 .collect(),
         }
     }
+
+    /// The partitions that it holds, as far as they can be told: only consumers say.
+    pub fn holds(&self, head: &HeadRecord) -> Vec<(TopicName, PartitionId)> {
+        let given = match head.kind {
+            Kind::Classic if head.protocol_type == CONSUMER => {
+                consumer_protocol::assignment(&self.assignment).unwrap_or_default()
+            }
+            Kind::Classic | Kind::Consumer => Partitions::new(),
+        };
+        let each = |(topic, partitions): (TopicName, Vec<PartitionId>)| {
+            partitions.into_iter().map(move |partition| (topic.clone(), partition))
+        };
+        given.into_iter().flat_map(each).collect()
+    }
 }
+
+/// The protocol type of consumers.
+pub const CONSUMER: &str = "consumer";
 
 mod text_bytes {
     use base64::Engine as _;

@@ -5,15 +5,16 @@
 //! The shell (`group`) performs actions in order; what follows an [`Action::Persist`] is done only once the record
 //! is in the registry, so that a member never holds an assignment that the group's next broker doesn't know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use loggos_protocol::ids::{Generation, MemberId};
+use loggos_protocol::ids::{Generation, MemberId, TopicName};
+use loggos_protocol::kafka::consumer_protocol;
 use loggos_protocol::kafka::error_code::ErrorCode;
 
 use super::member::{Introduction, Member, Waiting};
-use super::record::{GroupRecord, MemberRecord};
+use super::record::{CONSUMER, Change, HeadRecord, Kind, MemberRecord};
 
 /// Bounds that the broker's configs set.
 #[derive(Clone, Debug)]
@@ -120,7 +121,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Keep this in the registry before anything after it.
-    Persist(GroupRecord),
+    Persist(Change),
     /// Answer a request.
     Reply(Waiting, Reply),
 }
@@ -179,6 +180,8 @@ pub struct State {
     pub(super) phase_deadline: Option<Instant>,
     /// An empty group's first rebalance may wait no longer than this for stragglers.
     pub(super) initial_limit: Option<Instant>,
+    /// Members whose nodes in the registry aren't what they are.
+    pub(super) dirty: BTreeSet<MemberId>,
 }
 
 impl State {
@@ -196,17 +199,19 @@ impl State {
             pending: BTreeMap::new(),
             phase_deadline: None,
             initial_limit: None,
+            dirty: BTreeSet::new(),
         }
     }
 
-    /// A group as its last broker left it: stable, every member with a whole session before it must be heard.
-    pub fn restore(limits: Limits, record: GroupRecord, now: Instant) -> Self {
+    /// A group as its last broker left it, every member with a whole session before it must be heard. A rebalance
+    /// that was under way goes on with a newer generation: what the members were told of the last one is void.
+    pub fn restore(limits: Limits, head: HeadRecord, members: Vec<MemberRecord>, now: Instant) -> Self {
         let mut state = Self::new(limits);
-        state.generation = record.generation;
-        state.protocol_type = Some(record.protocol_type).filter(|kind| !kind.is_empty());
-        state.protocol = record.protocol;
-        state.leader = record.leader;
-        for kept in record.members {
+        state.generation = head.generation;
+        state.protocol_type = Some(head.protocol_type).filter(|kind| !kind.is_empty());
+        state.protocol = head.protocol;
+        state.leader = head.leader;
+        for kept in members {
             let assignment = kept.assignment.clone();
             let mut member = Member::new(kept.id.clone(), kept.into_introduction(), now);
             member.assignment = assignment;
@@ -216,7 +221,16 @@ impl State {
             }
             state.members.insert(member.id.clone(), member);
         }
-        state.phase = if state.members.is_empty() { Phase::Empty } else { Phase::Stable };
+        state.leader = state.leader.take().filter(|id| state.members.contains_key(id));
+        state.phase = match (state.members.is_empty(), head.rebalancing || state.protocol.is_none()) {
+            (true, _) => Phase::Empty,
+            (false, false) => Phase::Stable,
+            (false, true) => {
+                let patience = state.members.values().map(|member| member.introduction.rebalance_timeout);
+                state.phase_deadline = Some(now + patience.max().unwrap_or_default());
+                Phase::PreparingRebalance
+            }
+        };
         state
     }
 
@@ -284,15 +298,54 @@ impl State {
         }
     }
 
-    /// What the registry keeps of the group.
-    pub fn record(&self) -> GroupRecord {
-        GroupRecord {
-            generation: self.generation,
-            protocol_type: self.protocol_type.clone().unwrap_or_default(),
-            protocol: self.protocol.clone(),
-            leader: self.leader.clone(),
-            members: self.members.values().map(MemberRecord::of).collect(),
+    /// Whether nobody has ever joined, and nobody is about to.
+    pub fn is_untouched(&self) -> bool {
+        self.generation.raw() == 0 && self.members.is_empty() && self.pending.is_empty()
+    }
+
+    /// Its members as the registry keeps them.
+    pub fn records(&self) -> impl Iterator<Item = MemberRecord> {
+        self.members.values().map(MemberRecord::of)
+    }
+
+    /// Topics that somebody reads; `None` when members are there that don't say.
+    pub fn topics_read(&self) -> Option<BTreeSet<TopicName>> {
+        let mut topics = BTreeSet::new();
+        for member in self.members.values() {
+            if self.protocol_type.as_deref() != Some(CONSUMER) {
+                return None;
+            }
+            for offered in &member.introduction.protocols {
+                topics.extend(consumer_protocol::subscription(&offered.metadata)?.topics);
+            }
         }
+        Some(topics)
+    }
+
+    /// Whether a fetch of offsets that names a member is that member's: only KIP-848's members name themselves.
+    pub fn may_fetch(&self, member: &MemberId, _epoch: Generation) -> ErrorCode {
+        self.check_member(member, None)
+    }
+
+    /// What the group is, for the registry.
+    pub fn head(&self) -> HeadRecord {
+        let mut head = HeadRecord::new(Kind::Classic, self.generation);
+        head.rebalancing = matches!(self.phase, Phase::PreparingRebalance | Phase::CompletingRebalance);
+        head.protocol_type = self.protocol_type.clone().unwrap_or_default();
+        head.protocol.clone_from(&self.protocol);
+        head.leader.clone_from(&self.leader);
+        head
+    }
+
+    /// What is to be written with the generation's assignments, or when everybody has gone.
+    pub(super) fn change(&mut self) -> Change {
+        let dirty = std::mem::take(&mut self.dirty);
+        let members = dirty.into_iter().map(|id| {
+            let record = self.members.get(&id).map(MemberRecord::of);
+            (id, record)
+        });
+        let members = members.collect();
+        Change { head: self.head(), members }
     }
 
     fn heartbeat(&mut self, now: Instant, caller: &Caller) -> ErrorCode {
@@ -389,6 +442,7 @@ impl State {
     /// Takes a member out and answers what it waits for.
     pub(super) fn remove(&mut self, id: &MemberId, actions: &mut Vec<Action>) -> bool {
         let Some(member) = self.members.remove(id) else { return false };
+        self.dirty.insert(id.clone());
         if let Some(instance) = &member.introduction.instance {
             self.statics.remove(instance);
         }

@@ -1,97 +1,109 @@
 //! The groups that this broker runs: which those are follows from the live brokers alone, so that nothing says it but
-//! the view. A group is read from the registry when it is first asked for, and kept there with each generation.
+//! the view. A group is claimed in the registry and read from it, moved by its machine, and kept there before anybody
+//! hears of what changed.
 //!
-//! Called by the group handlers of the api, and ticked by `broker`.
+//! Each group has a lock of its own, held while its machine moves and while that is written; no group waits for
+//! another's. Called by the group handlers of the api.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use loggos_client::registry::{Registry, RegistryError, StoredOffsets};
-use loggos_protocol::ids::{BrokerId, GroupId, LeaderEpoch, Offset, PartitionId, Timestamp, TopicName};
+use loggos_client::registry::{Claim, GroupChange, GroupNodes, Registry, RegistryError};
+use loggos_protocol::ids::{BrokerId, GroupId};
 use loggos_protocol::kafka::ErrorCode;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, oneshot};
+use loggos_protocol::registry::group::OffsetRecord;
+use loggos_protocol::registry::record::Record;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
+use super::committer::Committer;
+use super::liveness::Liveness;
 use super::member::Waiting;
-use super::record::GroupRecord;
+use super::record::{Change, HeadRecord, MemberRecord};
 use super::runner::runner;
-use super::state::{Action, Caller, Event, Limits, Reply, State};
+use super::shelf::{Offsets, Shelf};
+use super::state::{Action, Event, Limits, Reply, State};
 use crate::clock;
 use crate::config::BrokerConfigs;
 use crate::metadata::Metadata;
 
-/// How often groups are looked at for members that are silent and rebalances that are over.
-const TICK: Duration = Duration::from_millis(50);
-
-/// A committed offset, as it stands in the registry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed {
-    /// The next offset to read.
-    pub offset: Offset,
-    /// The leader epoch of the record before it, or -1.
-    pub leader_epoch: LeaderEpoch,
-    /// What the client noted.
-    pub metadata: String,
-    /// When it was committed.
-    pub timestamp: Timestamp,
-}
-
-impl Committed {
-    /// Reads what the registry holds: our JSON, or plain decimal text as consumers of Kafka 0.8 wrote it.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok().or_else(|| {
-            let offset = std::str::from_utf8(bytes).ok()?.trim().parse().ok().map(Offset::new)?;
-            let (leader_epoch, timestamp) = (LeaderEpoch::NONE, Timestamp::NONE);
-            Some(Self { offset, leader_epoch, metadata: String::new(), timestamp })
-        })
-    }
-}
-
-/// What the registry keeps of a group: the mark that a broker runs it, and what it is.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    version: i32,
-    run_by: String,
-    group: GroupRecord,
-}
-
-/// Committed offsets by partition.
-pub type Offsets = BTreeMap<(TopicName, PartitionId), Committed>;
-
-/// One group in this broker's care.
-struct Group {
-    state: State,
-    answers: HashMap<Waiting, oneshot::Sender<Reply>>,
-    offsets: Offsets,
-}
-
-/// What a tool is told of a group.
-pub struct Described {
-    /// The group as it is.
-    pub state: State,
-}
+/// No request waits longer for its group than this: the longest rebalance that a client may ask for.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// Gives the configs in force.
 pub type ConfigsInForce = Box<dyn Fn() -> Arc<BrokerConfigs> + Send + Sync>;
 
+/// One group in this broker's care.
+pub(super) struct Group {
+    pub(super) state: State,
+    pub(super) answers: HashMap<Waiting, oneshot::Sender<Reply>>,
+    pub(super) nodes: GroupNodes,
+    pub(super) shelf: Arc<Shelf>,
+    /// Since when nobody is in it.
+    pub(super) head: HeadRecord,
+    /// The session in which it was claimed.
+    session: u64,
+}
+
+impl Group {
+    /// Whether there is anything to know of it.
+    pub(super) fn is_void(&self) -> bool {
+        !self.nodes.exist() && self.answers.is_empty() && self.state.is_untouched()
+    }
+}
+
+/// A place for a group: empty until it is claimed, and again when it isn't ours any more.
+pub(super) type Cell = Arc<tokio::sync::Mutex<Option<Group>>>;
+
+/// A group that a request works with.
+pub(super) struct Entered {
+    guard: OwnedMutexGuard<Option<Group>>,
+}
+
+impl std::ops::Deref for Entered {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        self.guard.as_ref().expect("who enters finds a group")
+    }
+}
+
+impl std::ops::DerefMut for Entered {
+    fn deref_mut(&mut self) -> &mut Group {
+        self.guard.as_mut().expect("who enters finds a group")
+    }
+}
+
+impl Entered {
+    /// Lets the group go: what stands in the registry may be something else.
+    pub(super) fn forget(mut self) {
+        *self.guard = None;
+    }
+}
+
 /// The groups.
 pub struct Groups {
     me: BrokerId,
-    registry: Registry,
-    metadata: Metadata,
-    configs: ConfigsInForce,
-    groups: Mutex<HashMap<GroupId, Arc<Mutex<Group>>>>,
+    pub(super) registry: Registry,
+    pub(super) metadata: Metadata,
+    pub(super) configs: ConfigsInForce,
+    pub(super) cells: Mutex<HashMap<GroupId, Cell>>,
+    pub(super) committer: Arc<Committer>,
+    pub(super) liveness: Liveness,
+    sessions: watch::Receiver<u64>,
+    /// Offsets in the registry for this broker's groups.
+    pub(super) held: Arc<AtomicUsize>,
     next: AtomicU64,
 }
 
-fn code_of(error: &RegistryError) -> ErrorCode {
+pub(super) fn code_of(error: &RegistryError) -> ErrorCode {
     tracing::warn!(%error, "a group's state can't be reached");
     ErrorCode::COORDINATOR_NOT_AVAILABLE
 }
 
-fn limits(configs: &BrokerConfigs) -> Limits {
+pub(super) fn limits(configs: &BrokerConfigs) -> Limits {
     Limits {
         session_min: configs.duration("group.min.session.timeout.ms"),
         session_max: configs.duration("group.max.session.timeout.ms"),
@@ -103,87 +115,131 @@ fn limits(configs: &BrokerConfigs) -> Limits {
 impl Groups {
     /// No groups yet.
     pub fn new(me: BrokerId, registry: Registry, metadata: Metadata, configs: ConfigsInForce) -> Self {
-        Self { me, registry, metadata, configs, groups: Mutex::new(HashMap::new()), next: AtomicU64::new(0) }
-    }
-
-    /// Looks after time until the task is ended.
-    pub async fn run(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(TICK).await;
-            let groups: Vec<(GroupId, Arc<Mutex<Group>>)> =
-                self.groups.lock().await.iter().map(|(id, group)| (id.clone(), Arc::clone(group))).collect();
-            for (id, group) in groups {
-                let mut group = group.lock().await;
-                if group.state.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-                    self.step(&id, &mut group, Event::Tick).await;
-                }
-            }
+        Self {
+            me,
+            committer: Arc::new(Committer::new(registry.clone())),
+            liveness: Liveness::new(registry.clone()),
+            sessions: registry.generation(),
+            registry,
+            metadata,
+            configs,
+            cells: Mutex::default(),
+            held: Arc::default(),
+            next: AtomicU64::new(0),
         }
     }
 
     /// Whether this broker runs the group.
-    fn runs(&self, id: &GroupId) -> bool {
+    pub(super) fn runs(&self, id: &GroupId) -> bool {
         runner(self.metadata.view().brokers.keys().copied(), id.as_str()) == Some(self.me)
     }
 
-    /// The group, if this broker runs it.
-    async fn group(&self, id: &GroupId) -> Result<Arc<Mutex<Group>>, ErrorCode> {
-        if id.as_str().is_empty() {
-            return Err(ErrorCode::INVALID_GROUP_ID);
-        }
-        let mut groups = self.groups.lock().await;
+    fn session(&self) -> u64 {
+        *self.sessions.borrow()
+    }
+
+    /// The group, if this broker runs it and is sure that it does.
+    pub(super) async fn enter(&self, id: &GroupId) -> Result<Entered, ErrorCode> {
+        self.liveness.ensure().await?;
         if !self.runs(id) {
-            // Who runs it now reads it from the registry; so do we if it comes back.
-            groups.remove(id);
+            self.cells.lock().remove(id);
             return Err(ErrorCode::NOT_COORDINATOR);
         }
-        if let Some(known) = groups.get(id) {
-            return Ok(Arc::clone(known));
+        let cell = Arc::clone(self.cells.lock().entry(id.clone()).or_default());
+        let mut guard = cell.lock_owned().await;
+        let session = self.session();
+        if guard.as_ref().is_some_and(|group| group.shelf.is_unsure() || group.session != session) {
+            *guard = None;
         }
-        let kept = self.registry.group_record(id).await.map_err(|error| code_of(&error))?;
+        if guard.is_none() {
+            *guard = Some(self.claim(id, session).await?);
+        }
+        // It may have become another's while we waited.
+        if !self.runs(id) {
+            *guard = None;
+            return Err(ErrorCode::NOT_COORDINATOR);
+        }
+        Ok(Entered { guard })
+    }
+
+    /// Takes the group over, with all that the registry has of it.
+    async fn claim(&self, id: &GroupId, session: u64) -> Result<Group, ErrorCode> {
         let limits = limits(&(self.configs)());
-        let state = match kept.and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok()) {
-            Some(kept) => State::restore(limits, kept.group, Instant::now()),
-            None => State::new(limits),
+        let claim = self.registry.claim_group(id).await.map_err(|error| code_of(&error))?;
+        let (nodes, head, offsets, topics) = match claim {
+            Claim::New(nodes) => (nodes, Vec::new(), Offsets::new(), BTreeSet::new()),
+            Claim::Ours { nodes, head, offsets, topics } => {
+                let read = offsets.into_iter();
+                let read = read.filter_map(|(place, bytes)| Some((place, OffsetRecord::read(&bytes)?)));
+                (nodes, head, read.collect(), topics)
+            }
+            Claim::Theirs => {
+                tracing::info!(group = %id, "its members run this group themselves");
+                return Err(ErrorCode::INCONSISTENT_GROUP_PROTOCOL);
+            }
         };
-        let stored = self.registry.committed(id).await.map_err(|error| code_of(&error))?;
-        let offsets = stored.into_iter().filter_map(|(place, bytes)| Some((place, Committed::read(&bytes)?)));
-        let group = Group { state, answers: HashMap::new(), offsets: offsets.collect() };
-        let group = Arc::new(Mutex::new(group));
-        groups.insert(id.clone(), Arc::clone(&group));
-        Ok(group)
+        let shelf = Arc::new(Shelf::new(nodes.fence(), offsets, topics, Arc::clone(&self.held)));
+        let malformed = |error| {
+            tracing::error!(group = %id, %error, "a group can't be read; delete its node to begin anew");
+            ErrorCode::UNKNOWN_SERVER_ERROR
+        };
+        let (state, head) = if head.is_empty() {
+            let state = State::new(limits);
+            let head = state.head();
+            (state, head)
+        } else {
+            let head = HeadRecord::from_bytes(&head).map_err(malformed)?;
+            let members = nodes.members().values().map(|bytes| MemberRecord::from_bytes(bytes));
+            let members = members.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
+            (State::restore(limits, head.clone(), members, Instant::now()), head)
+        };
+        tracing::debug!(group = %id, generation = %head.generation, "group claimed");
+        Ok(Group { state, answers: HashMap::new(), nodes, shelf, head, session })
     }
 
     /// Takes an event that is answered, now or when the group is ready.
     ///
     /// # Errors
-    /// `NOT_COORDINATOR`, `COORDINATOR_NOT_AVAILABLE`, `INVALID_GROUP_ID`.
+    /// `NOT_COORDINATOR`, `COORDINATOR_NOT_AVAILABLE`, `INVALID_GROUP_ID`, and `INCONSISTENT_GROUP_PROTOCOL` for a
+    /// group that its members run.
     pub async fn ask(&self, id: &GroupId, event: impl FnOnce(Waiting) -> Event) -> Result<Reply, ErrorCode> {
-        let group = self.group(id).await?;
-        let answer = {
-            let mut group = group.lock().await;
-            let waiting = Waiting(self.next.fetch_add(1, Ordering::Relaxed));
-            let (tell, answer) = oneshot::channel();
-            group.answers.insert(waiting, tell);
-            self.step(id, &mut group, event(waiting)).await;
-            answer
-        };
-        answer.await.map_err(|_| ErrorCode::COORDINATOR_NOT_AVAILABLE)
+        if id.as_str().is_empty() {
+            return Err(ErrorCode::INVALID_GROUP_ID);
+        }
+        let group = self.enter(id).await?;
+        let waiting = Waiting(self.next.fetch_add(1, Ordering::Relaxed));
+        let answer = self.step(id, group, event, waiting).await;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(reply)) => Ok(reply),
+            _ => Err(ErrorCode::COORDINATOR_NOT_AVAILABLE),
+        }
     }
 
-    async fn step(&self, id: &GroupId, group: &mut Group, event: Event) {
+    async fn step(
+        &self,
+        id: &GroupId,
+        mut group: Entered,
+        event: impl FnOnce(Waiting) -> Event,
+        waiting: Waiting,
+    ) -> oneshot::Receiver<Reply> {
+        let (tell, answer) = oneshot::channel();
+        group.answers.insert(waiting, tell);
+        self.perform(id, group, event(waiting)).await;
+        answer
+    }
+
+    /// Moves a group and does what its machine says, in order. Where the registry can't keep a change, all that wait
+    /// are turned away, and the group is read anew: nobody holds what the next broker wouldn't know.
+    pub(super) async fn perform(&self, id: &GroupId, mut group: Entered, event: Event) {
         let mut actions = Vec::new();
         group.state.step(Instant::now(), event, &mut actions);
         for action in actions {
             match action {
-                Action::Persist(record) => {
-                    if let Err(error) = self.keep(id, record).await {
-                        tracing::warn!(group = %id, %error, "a group could not be kept; its members will join again");
-                        // Nobody holds an assignment that the registry doesn't know: all that wait are turned away,
-                        // and the group is read anew.
-                        group.answers.clear();
-                        let limits = limits(&(self.configs)());
-                        group.state = State::new(limits);
+                Action::Persist(change) => {
+                    if let Err(error) = self.keep(&mut group, change).await {
+                        tracing::warn!(group = %id, %error, "a group could not be kept; it is read anew");
+                        group.shelf.doubt();
+                        group.forget();
                         return;
                     }
                 }
@@ -197,50 +253,35 @@ impl Groups {
         }
     }
 
-    async fn keep(&self, id: &GroupId, record: GroupRecord) -> Result<(), RegistryError> {
-        let kept = Kept { version: 1, run_by: "broker".to_owned(), group: record };
-        let bytes = serde_json::to_vec(&kept).expect("records are plain maps, lists and numbers");
-        self.registry.set_group_record(id, &bytes).await
-    }
-
-    /// Commits offsets for a member, or for a consumer without a group.
-    ///
-    /// # Errors
-    /// The group's refusal, or the registry's.
-    pub async fn commit(&self, id: &GroupId, caller: &Caller, offsets: Offsets) -> Result<(), ErrorCode> {
-        let group = self.group(id).await?;
-        let mut group = group.lock().await;
-        group.state.may_commit(Instant::now(), caller).ok()?;
-        let mut stored = StoredOffsets::new();
-        for (place, committed) in &offsets {
-            let bytes = serde_json::to_vec(committed).expect("offsets are plain maps and numbers");
-            stored.insert(place.clone(), bytes);
+    /// Writes a change: the group's head, its members, and who holds what.
+    pub(super) async fn keep(&self, group: &mut Group, mut change: Change) -> Result<(), RegistryError> {
+        let members = group.state.members().next().is_some();
+        change.head.empty_since = (!members).then(|| group.head.empty_since.unwrap_or_else(clock::now));
+        let mut owners: BTreeMap<_, Option<_>> = BTreeMap::new();
+        if !change.head.rebalancing {
+            // Everything that somebody holds now, and no longer what nobody does.
+            owners.extend(group.nodes.owned().map(|place| (place.clone(), None)));
+            for member in group.state.records() {
+                owners.extend(
+                    member.holds(&change.head).into_iter().map(|place| (place, Some(member.id.clone()))),
+                );
+            }
         }
-        self.registry.commit(id, &stored).await.map_err(|error| code_of(&error))?;
-        group.offsets.extend(offsets);
+        let members =
+            change.members.into_iter().map(|(id, record)| (id, record.map(|record| record.to_bytes())));
+        let change_of_nodes =
+            GroupChange { head: change.head.to_bytes(), members: members.collect(), owners };
+        self.registry.keep_group(&mut group.nodes, &change_of_nodes).await?;
+        group.head = change.head;
         Ok(())
-    }
-
-    /// What a group has committed, of topics that there are.
-    ///
-    /// # Errors
-    /// As [`Groups::ask`].
-    pub async fn committed(&self, id: &GroupId) -> Result<Offsets, ErrorCode> {
-        let group = self.group(id).await?;
-        let view = self.metadata.view();
-        let mut group = group.lock().await;
-        group.offsets.retain(|(topic, _), _| view.topics.contains_key(topic));
-        Ok(group.offsets.clone())
     }
 
     /// A group as it is.
     ///
     /// # Errors
     /// As [`Groups::ask`].
-    pub async fn describe(&self, id: &GroupId) -> Result<Described, ErrorCode> {
-        let group = self.group(id).await?;
-        let state = group.lock().await.state.clone();
-        Ok(Described { state })
+    pub async fn describe(&self, id: &GroupId) -> Result<State, ErrorCode> {
+        Ok(self.enter(id).await?.state.clone())
     }
 
     /// The groups that this broker runs.
@@ -248,12 +289,9 @@ impl Groups {
     /// # Errors
     /// The registry's.
     pub async fn ids(&self) -> Result<Vec<GroupId>, ErrorCode> {
-        let all = self.registry.group_ids().await.map_err(|error| code_of(&error))?;
+        self.liveness.ensure().await?;
+        let mut all: BTreeSet<GroupId> = self.cells.lock().keys().cloned().collect();
+        all.extend(self.registry.group_ids().await.map_err(|error| code_of(&error))?);
         Ok(all.into_iter().filter(|id| self.runs(id)).collect())
-    }
-
-    /// The commit's time.
-    pub fn now() -> Timestamp {
-        clock::now()
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn serve(
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     let stream = Arc::new(stream);
     let (begun, answers) = mpsc::channel::<Begun>(UNDER_WAY);
-    let reading = read(&stream, &context, begun);
+    let reading = read(&stream, peer, &context, begun);
     let writing = write(&stream, answers);
     let ended = async {
         // When no more requests come, the answers to those before are still sent; when answers can't be sent, no
@@ -68,13 +68,18 @@ pub(super) async fn serve(
     }
 }
 
-async fn read(stream: &TcpStream, context: &Arc<Context>, begun: mpsc::Sender<Begun>) -> Result<(), String> {
+async fn read(
+    stream: &TcpStream,
+    peer: SocketAddr,
+    context: &Arc<Context>,
+    begun: mpsc::Sender<Begun>,
+) -> Result<(), String> {
     let configs = context.table.configs();
     let limit = usize::try_from(configs.number("socket.request.max.bytes")).unwrap_or(usize::MAX);
     let idle = configs.duration("connections.max.idle.ms");
     drop(configs);
     let decoder = FrameDecoder::new(limit);
-    let sessions = Arc::new(Sessions::default());
+    let sessions = Arc::new(Sessions::of(peer.ip()));
     let room = Arc::new(Semaphore::new(UNDER_WAY_KIB as usize));
     let mut buffer = BytesMut::new();
     loop {

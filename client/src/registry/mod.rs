@@ -6,7 +6,7 @@
 //! | `brokers` | registration, broker ids, the cluster's id |
 //! | `topics` | topics, partitions' states, configs |
 //! | `controller` | election, producer ids |
-//! | `groups` | broker-run consumer groups and their offsets |
+//! | `groups` | consumer groups: who runs one, members, holders, offsets |
 //!
 //! Nothing here knows whether the ensemble is ours (decision D1). Called by the broker's metadata and controller,
 //! and by the consumer's rebalancing.
@@ -24,7 +24,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use controller::Fence;
-pub use groups::StoredOffsets;
+pub use groups::{
+    Claim, CommitPart, GroupChange, GroupFence, GroupNodes, Place, RoundFailure, StoredOffsets,
+};
 pub use session::{Done, Op, Session, TreeWatch, Znode};
 pub use topics::{NewState, NewTopic, StoredPartition, StoredState, StoredTopic};
 

@@ -129,6 +129,11 @@ impl Session {
         self.client().session_timeout()
     }
 
+    /// Whether a server of the ensemble hears us, as far as we know.
+    pub fn is_connected(&self) -> bool {
+        self.client().state() == zk::SessionState::SyncConnected
+    }
+
     fn client(&self) -> zk::Client {
         self.shared.client.read().clone()
     }

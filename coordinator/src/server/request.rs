@@ -11,7 +11,7 @@ use loggos_protocol::zookeeper::{
 };
 use sha1::{Digest as _, Sha1};
 
-use crate::tree::{Command, CreateKind, Outcome, Part, Stamp, Tree, Write};
+use crate::tree::{Command, CreateKind, LINGER, Outcome, Part, Stamp, Tree, Write};
 use crate::watches::{ConnectionId, WatchKind, Watches};
 
 /// addWatch's mode of a persistent watch.
@@ -192,6 +192,13 @@ impl Reader<'_> {
     /// The answer, with the watches set that it asks for.
     pub fn answer(&mut self, request: Request) -> Result<Reply, ErrorCode> {
         match request {
+            Request::GetData { path, .. } if path == LINGER => {
+                let (data, stat) = self.tree.linger(self.session);
+                Ok(Reply::Data(Some(data), stat))
+            }
+            Request::Exists { path, .. } if path == LINGER => {
+                Ok(Reply::Stat(self.tree.linger(self.session).1))
+            }
             Request::GetData { path, watch } => {
                 let (data, stat) = self.tree.get_data(&path, self.ids)?;
                 self.watch(watch, WatchKind::Data, &path);

@@ -12,7 +12,7 @@ use loggos_protocol::zookeeper::{Acl, ErrorCode, EventType, Id, Stat, WatchEvent
 use super::command::{Command, CreateKind, Entry, Write};
 use super::node::{Node, Owner};
 use super::quota::Usage;
-use super::{Applied, NodeEvent, Outcome, Part, Tree, acl, path};
+use super::{Applied, LINGER, NodeEvent, Outcome, Part, Tree, acl, path};
 
 /// Nodes that are always there.
 const ROOTS: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", CONFIG];
@@ -41,7 +41,8 @@ impl Tree {
                 Ok(self.begin_session(*timeout_ms, *password, *fence))
             }
             Command::Close { session, .. } | Command::Expire { session, .. } => {
-                self.end_session(*session, &mut events).map(|()| {
+                let expired = matches!(entry.command, Command::Expire { .. });
+                self.end_session(*session, expired, &mut events).map(|()| {
                     ended.push(*session);
                     Outcome::Done
                 })
@@ -167,6 +168,9 @@ impl Tree {
                 self.delete(caller, path, *version, events)?;
                 Ok(Part::Deleted)
             }
+            Write::SetData { path, data, .. } if path == LINGER => {
+                self.set_linger(caller.session, data.as_ref()).map(Part::Changed)
+            }
             Write::SetData { path, data, version } => {
                 self.set_data(caller, path, data.clone(), *version, events).map(Part::Changed)
             }
@@ -205,7 +209,7 @@ impl Tree {
         if self.nodes.contains_key(path.as_str()) {
             return Err(ErrorCode::NODE_EXISTS);
         }
-        if matches!(parent.owner, Owner::Ephemeral(_)) {
+        if parent.owner.is_ephemeral() {
             return Err(ErrorCode::NO_CHILDREN_FOR_EPHEMERALS);
         }
         self.check_quota(&path, Usage::new(1, data.as_ref().map_or(0, Bytes::len)))?;
@@ -237,7 +241,8 @@ impl Tree {
             Owner::Container | Owner::Ttl(_) => {
                 self.mortal.insert(Arc::clone(&key));
             }
-            Owner::None => {}
+            // A node is made by a session that lives.
+            Owner::None | Owner::Lingering { .. } => {}
         }
         let bytes = node.data_len();
         self.data_bytes += path.len() + bytes;
@@ -291,11 +296,19 @@ impl Tree {
     pub(super) fn take_out(&mut self, path: &str, events: &mut Vec<NodeEvent>) {
         let Some(node) = self.nodes.remove(path) else { return };
         self.data_bytes = self.data_bytes.saturating_sub(path.len() + node.data_len());
-        self.mortal.remove(path);
-        if let Owner::Ephemeral(session) = node.owner
-            && let Some(session) = self.sessions.get_mut(&session)
-        {
-            session.ephemerals.remove(path);
+        match node.owner {
+            Owner::Ephemeral(session) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.ephemerals.remove(path);
+                }
+            }
+            Owner::Lingering { until_ms, .. } => {
+                self.lingering.remove(&(until_ms, Arc::from(path)));
+            }
+            Owner::Container | Owner::Ttl(_) => {
+                self.mortal.remove(path);
+            }
+            Owner::None => {}
         }
         events.push(event(EventType::NodeDeleted, path, &node.acl));
         let Some((parent_path, name)) = path::split(path) else { return };

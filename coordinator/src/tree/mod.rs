@@ -6,6 +6,7 @@
 //! | `command` | what a slot of the log holds |
 //! | `apply` | one operation → its outcome and its events |
 //! | `acl`, `path`, `node` | who may, what can be a name, what a node is |
+//! | `linger` | ephemeral nodes that outlive their session for a while |
 //! | `quota` | how much a subtree may hold |
 //! | `sessions` | to which connection a session is attached, and which of its entries is the next |
 //! | `snapshot` | all of it as bytes, and the digest that compares two trees |
@@ -15,6 +16,7 @@
 mod acl;
 mod apply;
 mod command;
+mod linger;
 mod node;
 mod path;
 mod quota;
@@ -33,6 +35,7 @@ use thiserror::Error;
 
 pub use acl::digest_id;
 pub use command::{Command, CreateKind, Entry, Write};
+pub use linger::LINGER;
 pub use sessions::{Fence, Stamp};
 
 use node::{Node, Owner};
@@ -146,6 +149,8 @@ pub struct Tree {
     epoch: u64,
     /// Containers and nodes with a time to live.
     mortal: OrdSet<Arc<str>>,
+    /// Ephemeral nodes of expired sessions, by the time at which they go.
+    lingering: OrdSet<(i64, Arc<str>)>,
     zxid: Zxid,
     time_ms: i64,
     data_bytes: usize,
@@ -180,10 +185,10 @@ impl Default for Tree {
         nodes.insert("/zookeeper/config".into(), config);
         let data_bytes =
             nodes.keys().filter(|path| path::split(path).is_some()).map(|path: &Arc<str>| path.len()).sum();
-        let (sessions, mortal) = (OrdMap::new(), OrdSet::new());
+        let (sessions, mortal, lingering) = (OrdMap::new(), OrdSet::new(), OrdSet::new());
         let passwords = OrdMap::new();
         let (epoch, zxid, time_ms) = (0, Zxid::new(0), 0);
-        Self { nodes, sessions, passwords, epoch, mortal, zxid, time_ms, data_bytes }
+        Self { nodes, sessions, passwords, epoch, mortal, lingering, zxid, time_ms, data_bytes }
     }
 }
 
@@ -325,6 +330,7 @@ impl Tree {
                 node.creates > 0 || now_ms.saturating_sub(node.ctime_ms) > UNUSED_CONTAINER_MS
             }
             Owner::Ttl(ttl_ms) => now_ms.saturating_sub(node.mtime_ms) > ttl_ms,
+            Owner::Lingering { until_ms, .. } => now_ms >= until_ms,
             Owner::None | Owner::Ephemeral(_) => false,
         }
     }

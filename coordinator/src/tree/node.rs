@@ -18,6 +18,20 @@ pub(super) enum Owner {
     Container,
     /// After so many milliseconds without children or changes.
     Ttl(i64),
+    /// At this time: its session has expired, and wished that others wait.
+    Lingering {
+        /// The session that it went with.
+        session: SessionId,
+        /// The tree's time from which on it goes.
+        until_ms: i64,
+    },
+}
+
+impl Owner {
+    /// Whether it goes with a session, or would if the session weren't gone: it has no children.
+    pub const fn is_ephemeral(self) -> bool {
+        matches!(self, Self::Ephemeral(_) | Self::Lingering { .. })
+    }
 }
 
 /// A node.
@@ -52,7 +66,7 @@ impl Node {
             cversion: self.creates.wrapping_mul(2).wrapping_sub(num_children),
             aversion: self.aversion,
             ephemeral_owner: match self.owner {
-                Owner::Ephemeral(session) => session,
+                Owner::Ephemeral(session) | Owner::Lingering { session, .. } => session,
                 _ => SessionId::new(0),
             },
             data_length: self.data.as_ref().map_or(0, |data| i32::try_from(data.len()).unwrap_or(i32::MAX)),

@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub fence: Fence,
     /// The number of the next entry of this attachment.
     pub next_number: u64,
+    /// How long its ephemeral nodes stay when it expires.
+    pub linger_ms: u32,
     /// Paths of its ephemeral nodes.
     pub ephemerals: OrdSet<Arc<str>>,
 }
@@ -53,7 +55,8 @@ impl Tree {
     pub(super) fn begin_session(&mut self, timeout_ms: u32, password: [u8; 16], fence: Fence) -> Outcome {
         let id = SessionId::new(SESSION_TAG << 56 | self.zxid.raw());
         let ephemerals = OrdSet::new();
-        self.sessions.insert(id, Session { timeout_ms, password, fence, next_number: 1, ephemerals });
+        let session = Session { timeout_ms, password, fence, next_number: 1, linger_ms: 0, ephemerals };
+        self.sessions.insert(id, session);
         self.passwords.insert(password, id);
         Outcome::Session(id)
     }
@@ -87,16 +90,21 @@ impl Tree {
         next
     }
 
-    /// All its ephemeral nodes go with this one zxid.
+    /// All its ephemeral nodes go with this one zxid, or begin to linger if it has expired and wished so.
     pub(super) fn end_session(
         &mut self,
         session: SessionId,
+        expired: bool,
         events: &mut Vec<NodeEvent>,
     ) -> Result<(), ErrorCode> {
         let ended = self.sessions.remove(&session).ok_or(ErrorCode::SESSION_EXPIRED)?;
         self.passwords.remove(&ended.password);
         for path in &ended.ephemerals {
-            self.take_out(path, events);
+            if expired && ended.linger_ms > 0 {
+                self.let_linger(path, session, ended.linger_ms);
+            } else {
+                self.take_out(path, events);
+            }
         }
         Ok(())
     }

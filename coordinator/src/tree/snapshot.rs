@@ -16,7 +16,7 @@ use super::sessions::Session;
 use super::{Tree, TreeError, path};
 
 const MAGIC: u32 = 0x4c47_5452;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 impl Tree {
     /// All of it.
@@ -57,8 +57,9 @@ impl Tree {
         let sessions = reader.list(|reader| {
             let id = reader.session()?;
             let (timeout_ms, password) = (reader.u32()?, reader.array()?);
-            let (fence, next_number) = (reader.fence()?, reader.u64()?);
-            Ok((id, Session { timeout_ms, password, fence, next_number, ephemerals: OrdSet::new() }))
+            let (fence, next_number, linger_ms) = (reader.fence()?, reader.u64()?, reader.u32()?);
+            let ephemerals = OrdSet::new();
+            Ok((id, Session { timeout_ms, password, fence, next_number, linger_ms, ephemerals }))
         })?;
         let passwords = sessions.iter().map(|(id, session)| (session.password, *id)).collect();
         let mut tree = Self {
@@ -67,6 +68,7 @@ impl Tree {
             passwords,
             epoch,
             mortal: OrdSet::new(),
+            lingering: OrdSet::new(),
             zxid,
             time_ms,
             data_bytes: 0,
@@ -95,6 +97,9 @@ impl Tree {
             }
             Owner::Container | Owner::Ttl(_) => {
                 self.mortal.insert(key.clone());
+            }
+            Owner::Lingering { until_ms, .. } => {
+                self.lingering.insert((until_ms, key.clone()));
             }
             Owner::None => {}
         }
@@ -130,6 +135,7 @@ fn put_session(out: &mut Vec<u8>, id: SessionId, session: &Session) {
     out.put_slice(&session.password);
     out.put_u64(session.fence.0);
     out.put_u64(session.next_number);
+    out.put_u32(session.linger_ms);
 }
 
 fn put_node(out: &mut Vec<u8>, path: &str, node: &Node) {
@@ -149,9 +155,13 @@ fn put_node(out: &mut Vec<u8>, path: &str, node: &Node) {
         Owner::Ephemeral(session) => (1, session.raw()),
         Owner::Container => (2, 0),
         Owner::Ttl(ttl_ms) => (3, ttl_ms),
+        Owner::Lingering { session, .. } => (4, session.raw()),
     };
     out.put_u8(kind);
     out.put_i64(value);
+    if let Owner::Lingering { until_ms, .. } = node.owner {
+        out.put_i64(until_ms);
+    }
 }
 
 fn take_node(reader: &mut Reader<'_>) -> Result<(String, Node), TreeError> {
@@ -166,6 +176,7 @@ fn take_node(reader: &mut Reader<'_>) -> Result<(String, Node), TreeError> {
         1 => Owner::Ephemeral(SessionId::new(value)),
         2 => Owner::Container,
         3 => Owner::Ttl(value),
+        4 => Owner::Lingering { session: SessionId::new(value), until_ms: reader.i64()? },
         _ => return Err(TreeError::Malformed),
     };
     let acl = acl.into();

@@ -265,3 +265,53 @@ fn a_damaged_snapshot_is_refused() {
     bytes[9] ^= 1;
     assert!(Tree::restore(&bytes).is_err());
 }
+
+#[test]
+fn ephemeral_nodes_linger_when_their_session_expires_and_asked_for_it() {
+    let mut bench = Bench::new();
+    let other = bench.session;
+    bench.session = bench.begin();
+    let wish = |data: &'static [u8]| Write::SetData {
+        path: super::LINGER.to_owned(),
+        data: Some(Bytes::from_static(data)),
+        version: -1,
+    };
+    for wrong in [&b"60001"[..], b"-1", b"", b"soon"] {
+        assert_eq!(bench.write(wish(wrong)), Err(ErrorCode::BAD_ARGUMENTS));
+    }
+    bench.write(wish(b"500")).expect("a wish");
+    assert_eq!(bench.tree.linger(bench.session).0, "500");
+    assert_eq!(bench.tree.linger(other).0, "0");
+    for path in ["/a", "/b"] {
+        bench.create(path, CreateKind::Ephemeral).expect("a node");
+    }
+    let (dead, epoch) = (bench.session, bench.tree.epoch());
+    let applied = bench.apply(Command::Expire { session: dead, epoch });
+    assert_eq!((applied.events, applied.ended), (vec![], vec![dead]));
+    let ends = bench.time_ms + 500;
+    assert_eq!(bench.tree.stat("/a").expect("it lingers").ephemeral_owner, dead);
+    bench.session = other;
+    assert_eq!(bench.create("/a/x", CreateKind::Persistent), Err(ErrorCode::NO_CHILDREN_FOR_EPHEMERALS));
+    assert_eq!(bench.create("/a", CreateKind::Ephemeral), Err(ErrorCode::NODE_EXISTS));
+    bench.tree = Tree::restore(&bench.tree.snapshot()).expect("a snapshot");
+    // Whoever may delete it needs not wait.
+    bench.write(Write::Delete { path: "/b".to_owned(), version: -1 }).expect("gone");
+    assert_eq!(bench.tree.lingered(ends - 1, 9), Vec::<String>::new());
+    assert_eq!(bench.tree.lingered(ends, 9), ["/a"]);
+    let early = bench.apply(Command::Remove { path: "/a".to_owned() });
+    assert_eq!(early.outcome, Err(ErrorCode::NOT_EMPTY));
+    bench.time_ms = ends;
+    bench.apply(Command::Remove { path: "/a".to_owned() }).outcome.expect("it goes");
+    assert_eq!((bench.tree.stat("/a"), bench.tree.lingered(i64::MAX, 9)), (None, vec![]));
+}
+
+#[test]
+fn a_session_that_says_goodbye_leaves_nothing_to_linger() {
+    let mut bench = Bench::new();
+    let data = Some(Bytes::from_static(b"500"));
+    bench.write(Write::SetData { path: super::LINGER.to_owned(), data, version: -1 }).expect("a wish");
+    bench.create("/a", CreateKind::Ephemeral).expect("a node");
+    let stamp = bench.tree.attachment(bench.session).expect("a session");
+    bench.apply(Command::Close { session: bench.session, stamp }).outcome.expect("closed");
+    assert_eq!(bench.tree.stat("/a"), None);
+}

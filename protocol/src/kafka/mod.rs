@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `api` | the table API key → versions, and which of them are flexible |
 //! | `codec` | frames to requests and back: headers and bodies |
+//! | [`consumer_protocol`] | subscriptions and assignments inside JoinGroup and SyncGroup |
 //! | `refusal` | answers to requests in versions that are not served |
 //! | `guard` | lengths that an attacker sends, told from lengths that are true, before memory is spent |
 //! | [`fetch_response`] | a fetch's answer around slices of files |
@@ -15,6 +16,7 @@
 
 pub mod api;
 mod codec;
+pub mod consumer_protocol;
 pub mod error_code;
 pub mod fetch_response;
 mod guard;

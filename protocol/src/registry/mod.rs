@@ -5,8 +5,10 @@
 //! |---|---|
 //! | [`path`] | every node's path, built and taken apart |
 //! | [`record`] | every node's value, to JSON and back |
+//! | [`group`] | values of consumer groups |
 //!
 //! Called by the client's registry.
 
+pub mod group;
 pub mod path;
 pub mod record;

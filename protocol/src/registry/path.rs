@@ -10,11 +10,13 @@
 //! /config/{topics,brokers}/<name>, /config/changes/config_change_<n>
 //! /admin/delete_topics/<topic>
 //! /latest_producer_id_block
-//! /consumers/<group>                                          what a broker-run group is
-//! /consumers/<group>/offsets/<topic>/<p>                      what it has committed
+//! /consumers/<group>                                          who runs a group; what a broker-run one is
+//! /consumers/<group>/ids/<member>                             a member; ephemeral where members run the group
+//! /consumers/<group>/owners/<topic>/<p>                       who holds a partition; ephemeral likewise
+//! /consumers/<group>/offsets/<topic>/<p>                      what was committed
 //! ```
 
-use crate::ids::{BrokerId, GroupId, PartitionId, TopicName};
+use crate::ids::{BrokerId, GroupId, MemberId, PartitionId, TopicName};
 
 /// Live brokers.
 pub const BROKER_IDS: &str = "/brokers/ids";
@@ -108,8 +110,17 @@ pub fn deletion(topic: &TopicName) -> String {
 
 /// A group: whatever isn't a letter, a digit, `_` or `-` is percent-encoded, dots at the beginning too.
 pub fn group(group: &GroupId) -> String {
+    format!("{GROUPS}/{}", encoded(group.as_str()))
+}
+
+/// The group that a node of that name is of.
+pub fn group_of(name: &str) -> Option<GroupId> {
+    decoded(name).map(GroupId::new)
+}
+
+fn encoded(text: &str) -> String {
     let mut name = String::new();
-    for byte in group.as_str().bytes() {
+    for byte in text.bytes() {
         let plain =
             byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (byte == b'.' && !name.is_empty());
         if plain {
@@ -118,11 +129,10 @@ pub fn group(group: &GroupId) -> String {
             name.push_str(&format!("%{byte:02X}"));
         }
     }
-    format!("{GROUPS}/{name}")
+    name
 }
 
-/// The group that a node of that name is of.
-pub fn group_of(name: &str) -> Option<GroupId> {
+fn decoded(name: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::new(), name.as_bytes());
     while let Some((first, tail)) = rest.split_first() {
         if *first == b'%' {
@@ -134,7 +144,37 @@ pub fn group_of(name: &str) -> Option<GroupId> {
             rest = tail;
         }
     }
-    String::from_utf8(bytes).ok().map(GroupId::new)
+    String::from_utf8(bytes).ok()
+}
+
+/// A group's members.
+pub fn members(id: &GroupId) -> String {
+    format!("{}/ids", group(id))
+}
+
+/// A group's member, its id encoded as group ids are.
+pub fn member(id: &GroupId, member: &MemberId) -> String {
+    format!("{}/ids/{}", group(id), encoded(member.as_str()))
+}
+
+/// The member that a node of that name is of.
+pub fn member_of(name: &str) -> Option<MemberId> {
+    decoded(name).map(MemberId::new)
+}
+
+/// Who holds a group's partitions.
+pub fn owners(id: &GroupId) -> String {
+    format!("{}/owners", group(id))
+}
+
+/// Who holds a group's partitions of a topic.
+pub fn topic_owners(id: &GroupId, topic: &TopicName) -> String {
+    format!("{}/owners/{topic}", group(id))
+}
+
+/// Who holds a partition.
+pub fn owner(id: &GroupId, topic: &TopicName, partition: PartitionId) -> String {
+    format!("{}/owners/{topic}/{partition}", group(id))
 }
 
 /// A group's offsets.
