@@ -267,11 +267,9 @@ impl Follower {
                 change = changes.recv() => {
                     match change {
                         Some(path) => subjects.insert(path::subject(&path)),
-                        // All watches have ended with their session: the next one brings new ones.
+                        // All watches have ended, with their connection or their session.
                         None => {
-                            if generation.changed().await.is_err() {
-                                return;
-                            }
+                            generation.mark_unchanged();
                             watches.abort_all();
                             (changes, watches) = self.begin_again().await;
                             continue;
@@ -318,7 +316,7 @@ impl Follower {
         }
     }
 
-    /// New watches and everything read anew, for a new session.
+    /// New watches and everything read anew, for a new connection or a new session.
     async fn begin_again(&self) -> (mpsc::Receiver<String>, Watches) {
         loop {
             let before = Arc::clone(&self.publish.borrow());

@@ -16,6 +16,7 @@ mod kill_storm;
 mod librdkafka;
 mod power_cut;
 mod process;
+mod reconnect;
 mod registry_sources;
 mod replication;
 mod storm;

@@ -93,11 +93,16 @@ impl Server {
         child.wait().expect("a killed child ends");
     }
 
+    /// Sends a signal to the process, such as STOP and CONT for a pause.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("a running server"));
+        rustix::process::kill_process(pid, signal).expect("a signal to our own child");
+    }
+
     /// SIGTERM, and the exit code.
     pub fn stop(&mut self) -> Option<i32> {
+        self.signal(rustix::process::Signal::TERM);
         let mut child = self.child.take().expect("a running server");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal to our own child");
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = child.try_wait().expect("a child to ask") {

@@ -266,9 +266,9 @@ impl Session {
     pub async fn watch_tree(&self, path: &str) -> Result<TreeWatch, RegistryError> {
         let client = self.client();
         match call(client.watch(path, zk::AddWatchMode::PersistentRecursive)).await {
-            Ok(watcher) => Ok(TreeWatch { watcher: Some(watcher), path: path.to_owned() }),
+            Ok(watcher) => Ok(TreeWatch { watcher: Some(watcher), lost: false }),
             // A ZooKeeper before 3.6 can't: we look again and again instead.
-            Err(RegistryError::Unsupported) => Ok(TreeWatch { watcher: None, path: path.to_owned() }),
+            Err(RegistryError::Unsupported) => Ok(TreeWatch { watcher: None, lost: false }),
             Err(error) => Err(error),
         }
     }
@@ -295,23 +295,29 @@ impl Session {
 /// Changes below a node.
 pub struct TreeWatch {
     watcher: Option<zk::PersistentWatcher>,
-    path: String,
+    /// Whether the connection has gone since the last change that was told.
+    lost: bool,
 }
 
 impl TreeWatch {
-    /// The path that changed next; `None` when the session has ended.
+    /// The path that changed next. `None` when the watch has ended, with its session or with its connection: what
+    /// changed while there was none is told by nobody, and `zookeeper_client` doesn't set persistent watches again.
+    /// Watch anew, and then read everything.
     pub async fn changed(&mut self) -> Option<String> {
         let Some(watcher) = &mut self.watcher else {
             tokio::time::sleep(POLL).await;
-            return Some(self.path.clone());
+            return None;
         };
         loop {
             let event = watcher.changed().await;
             if event.event_type != zk::EventType::Session {
                 return Some(event.path);
             }
-            if event.session_state.is_terminated() {
-                return None;
+            match event.session_state {
+                state if state.is_terminated() => return None,
+                zk::SessionState::Disconnected => self.lost = true,
+                _ if self.lost => return None,
+                _ => {}
             }
         }
     }
