@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use loggos_client::registry::{Registry, RegistryError};
+use loggos_client::registry::Registry;
 use loggos_protocol::ids::{BrokerEpoch, BrokerId, TopicId};
-use loggos_protocol::registry::record::BrokerRecord;
 use loggos_storage::disk::FsDisk;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -23,6 +22,7 @@ use crate::group::table::Groups;
 use crate::log::{JournalMode, LogDir, LogDirOptions, LogError};
 use crate::metadata::{Metadata, View};
 use crate::partition::{Table, follower, isr};
+use crate::registration::{self, Presence, Registration};
 use crate::server::Listener;
 
 /// The file in the data directory that says who this broker is.
@@ -31,6 +31,14 @@ const IDENTITY_FILE: &str = "broker.json";
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before something that the disk or the registry refused is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Between two looks at whether there is a lease yet.
+const LEASE_PAUSE: Duration = Duration::from_millis(1);
+/// How long a stopping broker tries to have others lead in its place.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(3);
+/// Between two looks at what is left to hand over.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(20);
+/// How long it then tells clients who leads instead.
+const FAREWELL: Duration = Duration::from_millis(200);
 /// How long the last requests may take at a stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -88,6 +96,7 @@ pub struct BrokerHandle {
     id: BrokerId,
     address: SocketAddr,
     registry: Registry,
+    admin: Admin,
     table: Arc<Table>,
     dir: Arc<LogDir>,
     stop: watch::Sender<bool>,
@@ -112,18 +121,23 @@ impl Broker {
         let (dir, registry) = (Arc::new(dir?), registry?);
         let fresh = TopicId::new(uuid::Uuid::new_v4()).to_string();
         let cluster_id = registry.ensure_roots(&fresh).await?;
-        let id = identity(&options, &registry, &cluster_id).await?;
+        let (id, is_new) = identity(&options, &registry, &cluster_id).await?;
+        if is_new && options.broker_id.is_some() {
+            registration::disown(&registry, id).await?;
+        }
         let (host, port) =
             options.advertise.clone().unwrap_or_else(|| (address.ip().to_string(), address.port()));
         let (replication, rack) = (options.replication_advertise.clone(), options.rack.clone());
         let registration = Registration { id, host, port, replication, rack };
-        let epoch = registration.register(&registry).await?;
+        let (epoch, session) = registration.register(&registry).await?;
         let metadata = Metadata::start(registry.clone(), cluster_id).await?;
+        let start = configs.start.clone();
         let table = Arc::new(Table::new(id, Arc::clone(&dir), configs, epoch));
         let admin = Admin::new(id, registry.clone(), metadata.clone());
+        let presence = Presence::new(registration, registry.clone(), metadata.clone(), Arc::clone(&table));
         let mut tasks = vec![
-            tokio::spawn(Controller::new(id, registry.clone(), metadata.clone()).run()),
-            tokio::spawn(registration.renew(registry.clone(), Arc::clone(&table))),
+            tokio::spawn(Controller::new(id, registry.clone(), metadata.clone(), start).run()),
+            tokio::spawn(presence.keep(session)),
             tokio::spawn(follow(metadata.clone(), Arc::clone(&table))),
             tokio::spawn(expire(Arc::clone(&table))),
             tokio::spawn(follower::run(id, metadata.clone(), Arc::clone(&table))),
@@ -136,12 +150,13 @@ impl Broker {
         };
         let groups = Arc::new(Groups::new(id, registry.clone(), metadata.clone(), configs));
         tasks.push(tokio::spawn(Arc::clone(&groups).run()));
-        let context = Arc::new(Context { me: id, metadata, admin, table: Arc::clone(&table), groups });
+        let context =
+            Arc::new(Context { me: id, metadata, admin: admin.clone(), table: Arc::clone(&table), groups });
         let (stop, stopping) = watch::channel(false);
         let serving = tokio::spawn(listener.run(context, stopping));
         tasks.push(tokio::spawn(gauges(Arc::clone(&table))));
         tracing::info!(broker = %id, %address, "broker started");
-        Ok(BrokerHandle { id, address, registry, table, dir, stop, serving, tasks })
+        Ok(BrokerHandle { id, address, registry, admin, table, dir, stop, serving, tasks })
     }
 }
 
@@ -161,12 +176,20 @@ impl BrokerHandle {
         self.table.all().len()
     }
 
-    /// Stops: no more requests, a clean goodbye to the ensemble, everything flushed, a last checkpoint.
+    /// Stops: others lead in our place, no more requests, a clean goodbye to the ensemble, everything flushed, a last
+    /// checkpoint.
     pub async fn shutdown(self) {
+        let handed_over = tokio::time::timeout(HAND_OVER_DEADLINE, self.hand_over()).await;
+        if handed_over.is_err() {
+            tracing::warn!("not everything was handed over in time");
+        }
         self.stop.send_replace(true);
         let _ = tokio::time::timeout(STOP_DEADLINE, self.serving).await;
         for task in &self.tasks {
             task.abort();
+        }
+        if let Err(error) = self.registry.resign().await {
+            tracing::debug!(%error, "the controller's node is left to expire");
         }
         if let Err(error) = self.registry.deregister_broker(self.id).await {
             tracing::debug!(%error, "the registration is left to expire");
@@ -179,41 +202,24 @@ impl BrokerHandle {
     }
 }
 
-/// What this broker says of itself.
-#[derive(Clone)]
-struct Registration {
-    id: BrokerId,
-    host: String,
-    port: u16,
-    replication: Option<(String, u16)>,
-    rack: Option<String>,
-}
-
-impl Registration {
-    async fn register(&self, registry: &Registry) -> Result<BrokerEpoch, RegistryError> {
-        let mut record =
-            BrokerRecord::plaintext(&self.host, self.port, self.rack.clone(), clock::now().raw());
-        if let Some((host, port)) = &self.replication {
-            record = record.with_replication(host, *port);
-        }
-        registry.register_broker(self.id, &record).await
-    }
-
-    /// Registers anew with each new session.
-    async fn renew(self, registry: Registry, table: Arc<Table>) {
-        let mut generation = registry.generation();
-        generation.mark_unchanged();
-        while generation.changed().await.is_ok() {
-            loop {
-                match self.register(&registry).await {
-                    Ok(epoch) => {
-                        table.set_epoch(epoch);
-                        break;
-                    }
-                    Err(error) => tracing::warn!(%error, "this broker is not registered yet"),
+impl BrokerHandle {
+    /// Lets others lead what this broker leads, and goes on answering until clients have heard of it.
+    async fn hand_over(&self) {
+        let mut left = 0;
+        loop {
+            match self.admin.leave(None).await {
+                Ok(0) => break,
+                Ok(count) => left += count,
+                Err(error) => {
+                    tracing::warn!(%error, "the partitions led here are not handed over");
+                    break;
                 }
-                tokio::time::sleep(RETRY_PAUSE).await;
             }
+            tokio::time::sleep(HAND_OVER_PAUSE).await;
+        }
+        if left > 0 {
+            tracing::info!(partitions = left, "others lead what this broker led");
+            tokio::time::sleep(FAREWELL).await;
         }
     }
 }
@@ -243,12 +249,13 @@ async fn open_logs(path: PathBuf, options: LogDirOptions) -> Result<LogDir, Brok
     Ok(dir)
 }
 
-/// Who this broker is: what the options say, what the data directory remembers, or a new id.
+/// Who this broker is: what the options say, what the data directory remembers, or a new id; and whether the directory
+/// remembers nothing.
 async fn identity(
     options: &BrokerOptions,
     registry: &Registry,
     cluster_id: &str,
-) -> Result<BrokerId, BrokerError> {
+) -> Result<(BrokerId, bool), BrokerError> {
     let path = options.data_dir.join(IDENTITY_FILE);
     let failed = |reason: String| BrokerError::Identity { path: path.clone(), reason };
     let known: Option<Identity> = match std::fs::read(&path) {
@@ -278,7 +285,7 @@ async fn identity(
         let identity = Identity { broker_id: id, cluster_id: cluster_id.to_owned() };
         keep(&path, &identity).map_err(|error| failed(error.to_string()))?;
     }
-    Ok(id)
+    Ok((id, known.is_none()))
 }
 
 fn keep(path: &Path, identity: &Identity) -> std::io::Result<()> {
@@ -340,6 +347,14 @@ async fn settle(metadata: &Metadata, table: &Table, me: BrokerId, epoch: BrokerE
         tokio::time::timeout(SETTLE_DEADLINE, applied.wait_for(|version| *version >= view.version)).await;
     if done.is_err() {
         tracing::warn!("partitions are still being opened; serving those that are");
+    }
+    let leased = tokio::time::timeout(SETTLE_DEADLINE, async {
+        while !table.lease().holds(clock::moment()) {
+            tokio::time::sleep(LEASE_PAUSE).await;
+        }
+    });
+    if leased.await.is_err() {
+        tracing::warn!("the ensemble doesn't answer; nothing is led until it does");
     }
 }
 

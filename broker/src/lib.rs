@@ -10,6 +10,7 @@
 //! | [`api`] | one handler per API key |
 //! | `server` | sockets, frames in, answers out in order |
 //! | [`config`] | Kafka's configs, as far as they are known |
+//! | `registration` | presence in the ensemble, and the lease that it gives |
 //! | [`broker`] | the wiring: [`Broker::start`] |
 
 pub mod api;
@@ -22,6 +23,7 @@ pub mod group;
 pub mod log;
 pub mod metadata;
 pub mod partition;
+mod registration;
 mod server;
 
 pub use broker::{Broker, BrokerHandle, BrokerOptions};

@@ -33,6 +33,8 @@ pub struct BrokerView {
     pub rack: Option<String>,
     /// Which life of it.
     pub epoch: BrokerEpoch,
+    /// How many lives it has begun.
+    pub lives: i32,
 }
 
 /// A topic.
@@ -46,6 +48,8 @@ pub struct TopicView {
     pub configs: Configs,
     /// Its partitions.
     pub partitions: BTreeMap<PartitionId, PartitionView>,
+    /// The version of its node.
+    pub version: i32,
 }
 
 /// A partition.
@@ -53,6 +57,10 @@ pub struct TopicView {
 pub struct PartitionView {
     /// Its replicas, the preferred leader first.
     pub replicas: Vec<BrokerId>,
+    /// Those of them that a reassignment under way adds.
+    pub adding: Vec<BrokerId>,
+    /// Those that it takes away in the end.
+    pub removing: Vec<BrokerId>,
     /// Who leads, or `NONE`.
     pub leader: BrokerId,
     /// In which epoch.
@@ -88,7 +96,43 @@ pub struct View {
     pub deletions: BTreeSet<TopicName>,
 }
 
+impl Default for PartitionView {
+    /// A partition that no controller has seen.
+    fn default() -> Self {
+        Self {
+            replicas: Vec::new(),
+            adding: Vec::new(),
+            removing: Vec::new(),
+            leader: BrokerId::NONE,
+            leader_epoch: LeaderEpoch::NONE,
+            isr: Vec::new(),
+            state_version: None,
+            state_written: Zxid::new(0),
+            controller_epoch: 0,
+        }
+    }
+}
+
 impl PartitionView {
+    fn set_state(&mut self, stored: StoredState) {
+        self.leader = stored.state.leader;
+        self.leader_epoch = stored.state.leader_epoch;
+        self.isr = stored.state.isr;
+        self.controller_epoch = stored.state.controller_epoch;
+        self.state_version = Some(stored.version);
+        self.state_written = stored.written;
+    }
+
+    /// Whether a reassignment is under way.
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas that there are to be in the end.
+    pub fn target(&self) -> Vec<BrokerId> {
+        self.replicas.iter().copied().filter(|replica| !self.removing.contains(replica)).collect()
+    }
+
     /// Whether a broker began the life of `epoch` after this state was written: it may have lost what it gave out in
     /// this leader epoch, and must not lead in it (decision D10).
     pub fn is_older_than(&self, epoch: BrokerEpoch) -> bool {
@@ -111,34 +155,42 @@ impl View {
             self.topics.insert(name.clone(), Arc::new(topic_view(name, stored)));
         }
     }
+
+    /// Partitions' states that were read after this view was.
+    fn set_states(&mut self, read: Vec<((TopicName, PartitionId), Option<StoredState>)>) {
+        for ((name, partition), stored) in read {
+            let Some(stored) = stored else { continue };
+            let Some(topic) = self.topics.get_mut(&name) else { continue };
+            // Views that are looked at keep the topic as it was: it's copied once for all of its states.
+            let known = Arc::make_mut(topic).partitions.get_mut(&partition);
+            let Some(known) = known else { continue };
+            if known.state_version.is_none_or(|version| version < stored.version) {
+                known.set_state(stored);
+            }
+        }
+    }
 }
 
 fn topic_view(name: &TopicName, stored: StoredTopic) -> TopicView {
     let partitions = stored.partitions.into_iter().map(|(id, stored)| {
-        let replicas = stored.replicas;
-        let view = match stored.state {
-            Some(StoredState { state, version, written }) => PartitionView {
-                replicas,
-                leader: state.leader,
-                leader_epoch: state.leader_epoch,
-                isr: state.isr,
-                state_version: Some(version),
-                state_written: written,
-                controller_epoch: state.controller_epoch,
-            },
-            None => PartitionView {
-                replicas,
-                leader: BrokerId::NONE,
-                leader_epoch: LeaderEpoch::NONE,
-                isr: Vec::new(),
-                state_version: None,
-                state_written: Zxid::new(0),
-                controller_epoch: 0,
-            },
+        let mut view = PartitionView {
+            replicas: stored.replicas,
+            adding: stored.adding,
+            removing: stored.removing,
+            ..PartitionView::default()
         };
+        if let Some(state) = stored.state {
+            view.set_state(state);
+        }
         (id, view)
     });
-    TopicView { name: name.clone(), id: stored.id, configs: stored.configs, partitions: partitions.collect() }
+    TopicView {
+        name: name.clone(),
+        id: stored.id,
+        configs: stored.configs,
+        partitions: partitions.collect(),
+        version: stored.version,
+    }
 }
 
 /// The view's handle; clones are the same view.
@@ -220,13 +272,15 @@ async fn read(
     subjects: BTreeSet<Subject>,
 ) -> Result<(), RegistryError> {
     let mut topics: BTreeSet<TopicName> = BTreeSet::new();
+    let mut states: Vec<(TopicName, PartitionId)> = Vec::new();
     for subject in subjects {
         match subject {
             Subject::Brokers => {
-                let brokers = registry.brokers().await?.into_iter().map(|(id, (record, epoch))| {
+                let brokers = registry.brokers().await?.into_iter().map(|(id, stored)| {
+                    let (record, epoch, lives) = (stored.record, stored.epoch, stored.lives);
                     let replication = record.replication_address();
                     let (host, port, rack) = (record.host, record.port, record.rack);
-                    (id, BrokerView { host, port, replication, rack, epoch })
+                    (id, BrokerView { host, port, replication, rack, epoch, lives })
                 });
                 view.brokers = brokers.collect();
             }
@@ -238,12 +292,17 @@ async fn read(
             Subject::Topic(name) => {
                 topics.insert(name);
             }
+            Subject::State(name, partition) => states.push((name, partition)),
             Subject::BrokerConfigs => view.broker_configs = registry.broker_configs().await?,
             Subject::Controller => view.controller = registry.controller().await?,
             Subject::Deletions => view.deletions = registry.marked_deleted().await?.into_iter().collect(),
             Subject::Other => {}
         }
     }
+    // A topic that is read anyway brings its states.
+    states.retain(|(name, _)| !topics.contains(name));
+    let read = registry.states(&states).await?;
+    view.set_states(states.into_iter().zip(read).collect());
     for name in topics {
         let stored = registry.topic(&name).await?;
         view.set_topic(&name, stored);

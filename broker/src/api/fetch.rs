@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loggos_protocol::ids::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicId, TopicName};
+use loggos_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionId, TopicId, TopicName};
 use loggos_protocol::kafka::fetch_response::{FetchAnswer, FetchedPartition, FetchedTopic, encode_fetch};
 use loggos_protocol::kafka::messages::FetchRequest;
 use loggos_protocol::kafka::{ErrorCode, Request, RequestHeader};
@@ -15,10 +15,12 @@ use tokio::time::Instant;
 use super::fetch_session::{MemberKey, Session, Sessions, Wanted};
 use super::{Answer, Context, Outcome, names};
 use crate::log::LogSlice;
-use crate::partition::{self, Partition};
+use crate::partition::{self, Asker, Partition};
 
 /// The first version that names topics by their ids.
 const TOPIC_IDS: i16 = 13;
+/// The first version in which consumers say where they are (KIP-392).
+const RACKS: i16 = 11;
 /// The epoch of a request that ends its session, or has none.
 const FINAL_EPOCH: i32 = -1;
 /// The longest that a fetch waits, whatever it says.
@@ -50,19 +52,22 @@ async fn handle(
     };
     let mut session = session.lock().await;
     let is_full = body.session_epoch <= 0;
-    let follower = follower_of(header, &body);
-    session.follows = follower.is_some();
+    let rack = (header.version >= RACKS && !body.rack_id.is_empty()).then(|| body.rack_id.to_string());
+    let asker = asker_of(header, &body, rack.is_some());
+    session.follows = matches!(asker, Asker::Follower(..));
     update(context, header, &body, &mut session);
     let limits = Limits {
         max_bytes: usize::try_from(body.max_bytes)
             .unwrap_or(0)
             .min(usize::try_from(context.table.configs().number("fetch.max.bytes")).unwrap_or(usize::MAX)),
         min_bytes: usize::try_from(body.min_bytes).unwrap_or(0),
-        follower,
+        asker,
+        rack,
+        tells_marks: session.follows && context.has_rack(),
         is_full,
     };
     let wait = Duration::from_millis(u64::try_from(body.max_wait_ms).unwrap_or(0)).min(PATIENCE);
-    let mut found = collect(&mut session, &limits, arrived + wait).await;
+    let mut found = collect(context, &mut session, &limits, arrived + wait).await;
     if let Err(outcome) = check(&mut found).await {
         return outcome;
     }
@@ -74,7 +79,11 @@ async fn handle(
 struct Limits {
     max_bytes: usize,
     min_bytes: usize,
-    follower: Option<BrokerId>,
+    asker: Asker,
+    /// Where a consumer is that would rather read from near by.
+    rack: Option<String>,
+    /// Whether a follower is told at once how far the high watermark is: consumers near it wait for that.
+    tells_marks: bool,
     /// Whether every partition is answered for, and not only those with news.
     is_full: bool,
 }
@@ -148,18 +157,31 @@ fn update(context: &Context, header: &RequestHeader, body: &FetchRequest, sessio
     }
 }
 
-/// The broker that asks, if it's one that follows.
-fn follower_of(header: &RequestHeader, body: &FetchRequest) -> Option<BrokerId> {
-    let id = if header.version >= 15 { body.replica_state.replica_id.0 } else { body.replica_id.0 };
-    (id >= 0).then(|| BrokerId::new(id))
+/// Who asks.
+fn asker_of(header: &RequestHeader, body: &FetchRequest, has_rack: bool) -> Asker {
+    let (id, life) = if header.version >= 15 {
+        (body.replica_state.replica_id.0, body.replica_state.replica_epoch)
+    } else {
+        (body.replica_id.0, -1)
+    };
+    match id {
+        0.. => Asker::Follower(BrokerId::new(id), BrokerEpoch::new(life)),
+        _ if has_rack => Asker::NearConsumer,
+        _ => Asker::Consumer,
+    }
 }
 
 /// Looks at what is due until there is enough, or until `deadline`.
-async fn collect(session: &mut Session, limits: &Limits, deadline: Instant) -> BTreeMap<MemberKey, Found> {
+async fn collect(
+    context: &Context,
+    session: &mut Session,
+    limits: &Limits,
+    deadline: Instant,
+) -> BTreeMap<MemberKey, Found> {
     let mut found: BTreeMap<MemberKey, Found> = BTreeMap::new();
     let mut bytes = 0;
     loop {
-        let must_answer = look(session, limits, &mut found, &mut bytes);
+        let must_answer = look(context, session, limits, &mut found, &mut bytes);
         if must_answer || bytes >= limits.min_bytes.max(1) || Instant::now() >= deadline {
             break;
         }
@@ -173,14 +195,29 @@ async fn collect(session: &mut Session, limits: &Limits, deadline: Instant) -> B
         session.take_moved();
     }
     if !limits.is_full {
-        // What is said only when it's news: records, errors, and marks that moved are all with the records.
-        found.retain(|_, partition| partition.records.is_some() || !partition.error.is_none());
+        // What is said only when it's news.
+        found.retain(|key, one| {
+            let told = session.members.get(key).and_then(|member| member.told);
+            let says = one.records.is_some() || one.diverging.is_some() || one.preferred.is_some();
+            says || !one.error.is_none() || told != Some(marks(one))
+        });
+    }
+    for (key, one) in &found {
+        if let Some(member) = session.members.get_mut(key) {
+            member.told = Some(marks(one));
+        }
     }
     found
 }
 
+/// What moves without records.
+const fn marks(one: &Found) -> (Offset, Offset) {
+    (one.high_watermark, one.log_start)
+}
+
 /// Reads the members that are due; whether an error is among them, which is told at once.
 fn look(
+    context: &Context,
     session: &mut Session,
     limits: &Limits,
     found: &mut BTreeMap<MemberKey, Found>,
@@ -196,8 +233,15 @@ fn look(
             continue;
         }
         let left = limits.max_bytes.saturating_sub(*bytes);
-        let one = read(member.partition.as_deref(), &member.wanted, left, *bytes == 0, limits.follower);
-        must_answer |= !one.error.is_none() || one.diverging.is_some();
+        let mut one = read(member.partition.as_deref(), &member.wanted, (left, *bytes == 0), limits.asker);
+        if let (Some(rack), Some(partition)) = (&limits.rack, &member.partition)
+            && one.error.is_none()
+            && let Some(near) = context.nearest(partition, member.wanted.offset, rack)
+        {
+            (one.preferred, one.records) = (Some(near), None);
+        }
+        must_answer |= !one.error.is_none() || one.diverging.is_some() || one.preferred.is_some();
+        must_answer |= limits.tells_marks && member.told != Some(marks(&one));
         let len = one.records.as_ref().map_or(0, LogSlice::len);
         *bytes += len;
         if len > 0 || left == 0 {
@@ -215,9 +259,8 @@ fn look(
 fn read(
     partition: Option<&Partition>,
     wanted: &Wanted,
-    left: usize,
-    at_least_one: bool,
-    follower: Option<BrokerId>,
+    (left, at_least_one): (usize, bool),
+    asker: Asker,
 ) -> Found {
     let none = Offset::new(-1);
     let mut found = Found {
@@ -227,6 +270,7 @@ fn read(
         log_start: none,
         diverging: None,
         leader: None,
+        preferred: None,
         records: None,
     };
     let Some(partition) = partition else {
@@ -237,21 +281,18 @@ fn read(
         };
         return found;
     };
-    found.diverging = divergence(partition, wanted);
-    if found.diverging.is_some() {
-        found.high_watermark = partition.high_watermark();
-        return found;
-    }
     let want = partition::Wanted {
         offset: wanted.offset,
+        last_epoch: wanted.last_fetched,
         max_bytes: wanted.max_bytes.min(left),
         at_least_one,
-        follower,
+        asker,
     };
     match partition.read(want, wanted.believed) {
         Ok(read) => {
             found.high_watermark = read.high_watermark;
             found.log_start = read.log_start;
+            found.diverging = read.diverging;
             found.records = read.slice;
         }
         Err(code) => {
@@ -265,15 +306,6 @@ fn read(
         }
     }
     found
-}
-
-/// Where the asker's log goes another way than ours, if it does (KIP-595).
-fn divergence(partition: &Partition, wanted: &Wanted) -> Option<(LeaderEpoch, Offset)> {
-    if wanted.last_fetched == LeaderEpoch::NONE {
-        return None;
-    }
-    let (epoch, end) = partition.log().epoch_end(wanted.last_fetched)?;
-    (epoch < wanted.last_fetched || end < wanted.offset).then_some((epoch, end))
 }
 
 /// Checks bytes from before this start at their first read, away from the network's threads.

@@ -33,6 +33,8 @@ pub(super) struct Wanted {
 pub(super) struct Member {
     pub wanted: Wanted,
     pub partition: Option<Arc<Partition>>,
+    /// The high watermark and the log start that were told last.
+    pub told: Option<(Offset, Offset)>,
     /// The number that the partition knows this member by.
     token: u32,
 }
@@ -93,7 +95,7 @@ impl Session {
             partition.watch(&self.watch, token, self.follows);
         }
         self.by_token.insert(token, key.clone());
-        self.members.insert(key, Member { wanted, partition, token });
+        self.members.insert(key, Member { wanted, partition, told: None, token });
     }
 
     /// Forgets a partition.

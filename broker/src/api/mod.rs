@@ -38,7 +38,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loggos_protocol::ids::{BrokerId, TopicName};
+use loggos_protocol::ids::{BrokerId, Offset, TopicName};
 use loggos_protocol::kafka::fetch_response::{Part, Records};
 use loggos_protocol::kafka::{
     ApiKey, Encodable, ErrorCode, HeaderVersion, KafkaRequest, Request, RequestHeader, encode_response,
@@ -49,7 +49,7 @@ use crate::controller::{Admin, AdminError, Defaults, Entity};
 use crate::group::table::Groups;
 use crate::log::LogSlice;
 use crate::metadata::Metadata;
-use crate::partition::Table;
+use crate::partition::{Partition, Table};
 
 pub use fetch_session::Sessions;
 
@@ -109,6 +109,27 @@ impl Context {
             partitions: i32::try_from(configs.number("num.partitions")).unwrap_or(1),
             factor: i16::try_from(configs.number("default.replication.factor")).unwrap_or(1),
         }
+    }
+
+    /// Whether this broker knows where it is.
+    fn has_rack(&self) -> bool {
+        self.metadata.view().brokers.get(&self.me).is_some_and(|broker| broker.rack.is_some())
+    }
+
+    /// The replica that a consumer in `rack` should read from instead of this one, the leader: one in sync, with all
+    /// before `offset`, in that rack (KIP-392).
+    fn nearest(&self, partition: &Partition, offset: Offset, rack: &str) -> Option<BrokerId> {
+        let view = self.metadata.view();
+        let is_near = |broker: &BrokerId| {
+            view.brokers
+                .get(broker)
+                .and_then(|known| known.rack.as_deref())
+                .is_some_and(|known| known == rack)
+        };
+        if !partition.leads() || is_near(&self.me) {
+            return None;
+        }
+        partition.holders_of(offset).into_iter().find(is_near)
     }
 
     /// Waits until this broker's view is as `wanted` and its partitions are what the view says.

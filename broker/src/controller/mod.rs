@@ -5,15 +5,20 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `mod` | [`Admin`]: requests on topics, configs, producer ids |
+//! | `moves` | requests on who leads and who keeps what |
 //! | `elected` | the controller's loop |
-//! | `placement`, `election` | which brokers keep and lead what (pure) |
+//! | `placement`, `election`, `reassignment`, `balance` | which brokers keep and lead what (pure) |
 
+mod balance;
 mod elected;
 pub mod election;
+mod moves;
 pub mod placement;
+pub mod reassignment;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use loggos_client::registry::{NewTopic, Registry, RegistryError};
 use loggos_protocol::ids::{BrokerId, PartitionId, ProducerId, TopicId, TopicName};
@@ -25,11 +30,14 @@ use crate::config::{self, Configs};
 use crate::metadata::{Metadata, View};
 
 pub use elected::Controller;
+pub use moves::{Named, Target};
 
 /// Producer ids that a broker takes at once.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 /// Attempts at a change that somebody else's may have overtaken.
 const ATTEMPTS: usize = 10;
+/// How long such a change is waited for to show in this broker's view.
+const VIEW_PATIENCE: Duration = Duration::from_secs(2);
 /// The most partitions that one request may ask for.
 const PARTITIONS_MAX: i32 = 100_000;
 

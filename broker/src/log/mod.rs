@@ -41,6 +41,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use commit::JournalMode;
 pub use dir::{LogDir, LogDirOptions};
+pub use epochs::Epochs;
 pub use error::LogError;
 pub use policy::LogConfig;
 pub use producers::SequenceError;
@@ -49,7 +50,6 @@ pub use reader::{LogSlice, TimedOffset};
 use checkpoint::LogRecord;
 use commit::Commit;
 use entry::Replica;
-use epochs::Epochs;
 use policy::BatchFacts;
 use producers::{Producers, Verdict};
 use reader::Tail;

@@ -25,6 +25,9 @@ impl Log {
         let mut writer = self.writer.lock();
         self.core.check()?;
         if offset >= self.log_end() {
+            // An epoch that began here and has no record yet is one that the other log hasn't.
+            writer.epochs.truncate(self.log_end());
+            writer.changed = true;
             return Ok(());
         }
         // What is held back is cut or comes again: the truncation must not overtake it in the journal.

@@ -3,36 +3,47 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `mod` | [`Partition`]: append, read, roles |
+//! | `read` | what consumers and followers are given |
 //! | `replication` | what consumers may see (pure) |
+//! | `divergence` | where two replicas' logs part, and what is done about it (pure) |
+//! | `lease` | how long this broker may act for the ensemble (pure) |
 //! | `waiters` | parked producers and fetches |
 //! | `table` | all partitions of this broker; follows the metadata |
-//! | `follower` | copies from leaders elsewhere |
+//! | `follower`, `copying` | copies from leaders elsewhere; what it asks them for |
 //! | `isr` | asks the registry for other replicas in sync |
 //!
 //! Calls go down to the log and never up; answers return through futures. Called by the api.
 
+mod copying;
+pub mod divergence;
 pub mod follower;
 pub mod isr;
+pub mod lease;
+mod read;
 pub mod replication;
 pub mod table;
 pub mod waiters;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use loggos_protocol::batch::Batch;
-use loggos_protocol::ids::{BrokerId, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName};
+use loggos_protocol::ids::{
+    BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName,
+};
 use loggos_protocol::kafka::ErrorCode;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::config::TopicConfig;
-use crate::log::{Appended, Log, LogError, LogListener, LogSlice, SequenceError};
-use replication::{Replication, Role};
+use crate::log::{Appended, Log, LogError, LogListener, SequenceError};
+use divergence::{Asked, Remedy, Verdict};
+use lease::Lease;
+use replication::{IsrChange, Policy, Replication, Role};
 use waiters::{Answer, FetchWatch, Goal, Waiters};
 
+pub use read::{Asker, Read, Wanted};
 pub use table::Table;
 
 /// How many replicas a producer wants to hear of (`acks`).
@@ -71,36 +82,15 @@ pub struct Ticket {
     pub answer: Option<oneshot::Receiver<Answer>>,
 }
 
-/// What a read gave.
-#[derive(Debug)]
-pub struct Read {
-    /// The bytes, if there are any to be seen.
-    pub slice: Option<LogSlice>,
-    /// Consumers see nothing at or behind it.
-    pub high_watermark: Offset,
-    /// The first offset that can be read.
-    pub log_start: Offset,
-}
-
-/// How much a fetch wants of one partition.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// From where.
-    pub offset: Offset,
-    /// How much at most, in bytes.
-    pub max_bytes: usize,
-    /// But one batch in any case.
-    pub at_least_one: bool,
-    /// Who asks: a broker that follows, or a consumer.
-    pub follower: Option<BrokerId>,
-}
-
 /// A partition.
 pub struct Partition {
     topic: TopicName,
     topic_id: TopicId,
     id: PartitionId,
     log: Arc<Log>,
+    /// Appends and truncations of a role happen in its time: who changes the role waits for them, and they look at
+    /// the role under it.
+    turn: RwLock<()>,
     progress: Arc<Progress>,
     config: RwLock<Arc<TopicConfig>>,
 }
@@ -108,6 +98,7 @@ pub struct Partition {
 /// What the log's thread moves.
 struct Progress {
     replication: Mutex<Replication>,
+    lease: Arc<Lease>,
     /// A copy, for those who only look.
     high_watermark: AtomicI64,
     flushed: AtomicI64,
@@ -115,19 +106,43 @@ struct Progress {
 }
 
 impl Progress {
-    /// Tells everybody what `change` has brought.
-    fn change(&self, change: impl FnOnce(&mut Replication) -> Offset) {
-        let reached = {
+    /// Tells everybody what `change` has brought; gives what `change` gave.
+    fn change<T>(&self, change: impl FnOnce(&mut Replication) -> T) -> T {
+        let (given, reached, moved) = {
             let mut replication = self.replication.lock();
-            let reached = change(&mut replication);
-            let before = self.high_watermark.swap(reached.raw(), Ordering::AcqRel);
-            (reached, before != reached.raw())
+            let given = change(&mut replication);
+            let reached = replication.progress();
+            let before = self.high_watermark.swap(reached.high_watermark.raw(), Ordering::AcqRel);
+            (given, reached, before != reached.high_watermark.raw())
         };
-        let (committed, moved) = reached;
-        self.waiters.reached(Offset::new(self.flushed.load(Ordering::Acquire)), committed);
+        let flushed = Offset::new(self.flushed.load(Ordering::Acquire));
+        self.waiters.reached(flushed, reached.high_watermark, |goal| self.verdict(goal, reached.enough));
         if moved {
             self.waiters.moved();
         }
+        given
+    }
+
+    /// What a producer is told whose goal is reached.
+    fn verdict(&self, goal: Goal, enough: bool) -> Answer {
+        if !self.lease.holds(clock::moment()) {
+            // Somebody else may lead already; the producer asks who.
+            Err(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+        } else if goal == Goal::Committed && !enough {
+            Err(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether a goal is reached and may be told.
+    fn is_reached(&self, goal: Goal, end: Offset) -> bool {
+        let reached = self.replication.lock().progress();
+        let mark = match goal {
+            Goal::Flushed => Offset::new(self.flushed.load(Ordering::Acquire)),
+            Goal::Committed => reached.high_watermark,
+        };
+        mark >= end && self.verdict(goal, reached.enough).is_ok()
     }
 }
 
@@ -144,10 +159,11 @@ impl LogListener for Progress {
 
 impl Partition {
     /// A partition whose log is open.
-    pub fn new(me: BrokerId, log: Arc<Log>, config: Arc<TopicConfig>) -> Arc<Self> {
+    pub fn new(me: BrokerId, log: Arc<Log>, config: Arc<TopicConfig>, lease: Arc<Lease>) -> Arc<Self> {
         let replication = Replication::new(me, log.flushed_end(), log.log_end());
         let progress = Arc::new(Progress {
             replication: Mutex::new(replication),
+            lease,
             high_watermark: AtomicI64::new(0),
             flushed: AtomicI64::new(log.flushed_end().raw()),
             waiters: Waiters::default(),
@@ -158,6 +174,7 @@ impl Partition {
             topic: id.topic.clone(),
             topic_id: id.topic_id,
             id: id.partition,
+            turn: RwLock::new(()),
             progress,
             config: RwLock::new(Arc::clone(&config)),
             log,
@@ -194,33 +211,34 @@ impl Partition {
     /// Sets the topic's configs.
     pub fn set_config(&self, config: Arc<TopicConfig>) {
         self.log.set_config(config.log.clone());
-        let exposes = config.exposes_appended;
+        let policy =
+            Policy { exposes_appended: config.exposes_appended, min_in_sync: config.min_insync_replicas };
         *self.config.write() = config;
-        self.progress.change(|replication| replication.set_exposes_appended(exposes));
+        self.progress.change(|replication| replication.set_policy(policy));
     }
 
     /// Takes the role that the registry gives.
     pub fn set_role(&self, role: Role) {
-        let lost = {
+        let turn = self.turn.write();
+        let (led, before) = {
             let replication = self.progress.replication.lock();
-            replication.leads() && role.leader != replication.role().leader
-        };
-        let begins = {
-            let replication = self.progress.replication.lock();
-            role.leader_epoch > replication.role().leader_epoch
+            (replication.leads(), replication.role().leader_epoch)
         };
         let epoch = role.leader_epoch;
         let too_few = role.isr.len() < self.config().min_insync_replicas;
-        if too_few {
-            // Whoever waits for all wanted more than there are now: what it sent may or may not stay.
-            self.progress.waiters.fail_committed(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND);
+        if !self.progress.change(|replication| replication.set_role(role, clock::moment())) {
+            return;
         }
-        self.progress.change(|replication| replication.set_role(role, clock::now()));
-        if begins && self.leads() {
+        let leads = self.leads();
+        if leads && epoch > before {
             self.log.begin_epoch(epoch);
         }
-        if lost {
+        drop(turn);
+        if led && !leads {
             self.progress.waiters.fail(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        } else if too_few {
+            // Whoever waits for all wanted more than there are now: what it sent may or may not stay.
+            self.progress.waiters.fail_committed(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND);
         }
     }
 
@@ -235,11 +253,6 @@ impl Partition {
         (replication.role().leader, replication.role().leader_epoch)
     }
 
-    /// Consumers see nothing at or behind it.
-    pub fn high_watermark(&self) -> Offset {
-        Offset::new(self.progress.high_watermark.load(Ordering::Acquire)).max(self.log.log_start())
-    }
-
     /// Whether it may be told where the log ends for consumers: not so for a moment after an election.
     pub fn knows_its_end(&self) -> bool {
         self.progress.replication.lock().knows_its_end()
@@ -248,17 +261,18 @@ impl Partition {
     /// Checks the leader epoch that a client believes in (KIP-320).
     ///
     /// # Errors
-    /// `NOT_LEADER_OR_FOLLOWER`, `FENCED_LEADER_EPOCH` when the client is behind, `UNKNOWN_LEADER_EPOCH` when we are.
+    /// `NOT_LEADER_OR_FOLLOWER`, also when our lease is over and somebody else may lead already;
+    /// `FENCED_LEADER_EPOCH` when the client is behind, `UNKNOWN_LEADER_EPOCH` when we are.
     pub fn check_leader(&self, believed: LeaderEpoch) -> Result<LeaderEpoch, ErrorCode> {
-        let replication = self.progress.replication.lock();
-        let epoch = replication.role().leader_epoch;
-        if !replication.leads() {
+        let (leads, epoch) = {
+            let replication = self.progress.replication.lock();
+            (replication.leads(), replication.role().leader_epoch)
+        };
+        if !leads || !self.progress.lease.holds(clock::moment()) {
             return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
-        if believed == LeaderEpoch::NONE || believed == epoch {
-            return Ok(epoch);
-        }
-        Err(if believed < epoch { ErrorCode::FENCED_LEADER_EPOCH } else { ErrorCode::UNKNOWN_LEADER_EPOCH })
+        check_epoch(epoch, believed)?;
+        Ok(epoch)
     }
 
     /// Appends a producer's batch. The append is done when this returns; the ticket's answer says when enough
@@ -267,8 +281,9 @@ impl Partition {
     /// # Errors
     /// Kafka's code of what is wrong.
     pub fn append(&self, mut batch: Batch, acks: Acks, now: Timestamp) -> Result<Ticket, ErrorCode> {
-        let epoch = self.check_leader(LeaderEpoch::NONE)?;
         let config = self.config();
+        let turn = self.turn.read();
+        let epoch = self.check_leader(LeaderEpoch::NONE)?;
         if acks == Acks::All {
             let in_sync = self.progress.replication.lock().in_sync_count();
             if in_sync < config.min_insync_replicas {
@@ -281,7 +296,8 @@ impl Partition {
         }
         let appended = self.log.append_as_leader(batch, epoch, now).map_err(|error| code_of(&error))?;
         let end = self.log.log_end();
-        self.progress.change(|replication| replication.appended(end));
+        self.progress.change(|replication| replication.appended(end, clock::moment()));
+        drop(turn);
         self.progress.waiters.appended();
         let answer = self.wait(acks, appended.end, config.exposes_appended);
         Ok(Ticket { appended, append_time, log_start: self.log.log_start(), answer })
@@ -294,37 +310,37 @@ impl Partition {
             Acks::Leader => Goal::Flushed,
             Acks::All => Goal::Committed,
         };
-        let reached = || match goal {
-            Goal::Flushed => Offset::new(self.progress.flushed.load(Ordering::Acquire)) >= end,
-            Goal::Committed => self.high_watermark() >= end,
-        };
-        if reached() {
+        if self.progress.is_reached(goal, end) {
             return None;
         }
         let answer = self.progress.waiters.wait(goal, end);
         // It may have been reached between the two, with nobody to be told.
-        if reached() {
-            self.progress.waiters.reached(self.log.flushed_end(), self.high_watermark());
-        }
+        self.progress.change(|_| ());
         if self.log.failure().is_some() {
             self.progress.waiters.fail(ErrorCode::KAFKA_STORAGE_ERROR);
+        } else if !self.leads() && goal == Goal::Committed {
+            self.progress.waiters.fail(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
         Some(answer)
     }
 
-    /// The replicas in sync that there should be, if they are others than there are.
+    /// The replicas in sync that there should be, if they are others than there are; also a change that was asked
+    /// for before and of which it isn't known whether the registry has taken it.
     pub fn isr_change(
         &self,
-        now: Timestamp,
         lag_ms: i64,
-        is_alive: impl Fn(BrokerId) -> bool,
-    ) -> Option<BTreeSet<BrokerId>> {
-        self.progress.replication.lock().isr_change(now, lag_ms, is_alive)
+        life_of: impl Fn(BrokerId) -> Option<BrokerEpoch>,
+    ) -> Option<IsrChange> {
+        let now = clock::moment();
+        self.progress.change(|replication| {
+            let asked = replication.pending_change().cloned();
+            asked.or_else(|| replication.isr_change(now, lag_ms, life_of))
+        })
     }
 
-    /// The registry didn't take a change of them.
-    pub fn isr_refused(&self) {
-        self.progress.replication.lock().isr_refused();
+    /// Whether there are other replicas.
+    pub fn is_replicated(&self) -> bool {
+        self.progress.replication.lock().role().replicas.len() > 1
     }
 
     /// The role in force.
@@ -337,17 +353,27 @@ impl Partition {
     /// # Errors
     /// The log's; `Closed` when the leader is no longer that one.
     pub fn copy(&self, batches: &[Batch], epoch: LeaderEpoch, now: Timestamp) -> Result<(), LogError> {
-        let (leads, current) = {
-            let replication = self.progress.replication.lock();
-            (replication.leads(), replication.role().leader_epoch)
-        };
-        if leads || current != epoch {
-            return Err(LogError::Closed);
-        }
+        let _turn = self.follows(epoch)?;
         self.log.append_as_follower(batches, now)?;
         let end = self.log.log_end();
-        self.progress.change(|replication| replication.appended(end));
+        self.progress.change(|replication| replication.appended(end, clock::moment()));
         Ok(())
+    }
+
+    /// The time of a follower of the leader of `epoch`, as long as it lasts.
+    fn follows(&self, epoch: LeaderEpoch) -> Result<RwLockWriteGuard<'_, ()>, LogError> {
+        let turn = self.turn.write();
+        let replication = self.progress.replication.lock();
+        if replication.leads() || replication.role().leader_epoch != epoch {
+            return Err(LogError::Closed);
+        }
+        Ok(turn)
+    }
+
+    /// From where to copy, when everything that is here is flushed (see [`divergence::asks_from`]).
+    pub fn asks_from(&self) -> Option<Offset> {
+        let exposes = self.config.read().exposes_appended;
+        divergence::asks_from(self.log.log_end(), self.log.flushed_end(), exposes)
     }
 
     /// Is answered when everything that is in the log now is flushed.
@@ -355,26 +381,38 @@ impl Partition {
         self.wait(Acks::Leader, self.log.log_end(), false)
     }
 
-    /// Cuts what the leader hasn't. Waits for the disk.
+    /// Does what the answer of the leader of `epoch` asks for, up to the records that it brings; whether those can be
+    /// appended. Waits for the disk.
     ///
     /// # Errors
-    /// The log's.
-    pub fn truncate(&self, offset: Offset) -> Result<(), LogError> {
-        tracing::info!(topic = %self.topic, partition = %self.id, %offset, "truncated to what the leader has");
-        self.log.truncate_to(offset)?;
+    /// The log's; `Closed` when the leader is no longer that one.
+    pub fn reconcile(
+        &self,
+        asked: Asked,
+        (verdict, leader_start): (Verdict, Offset),
+        epoch: LeaderEpoch,
+    ) -> Result<bool, LogError> {
+        let _turn = self.follows(epoch)?;
+        let (topic, partition, end) = (&self.topic, self.id, self.log.log_end());
+        let latest = self.log.latest_epoch().unwrap_or(LeaderEpoch::NONE);
+        match divergence::remedy(asked, verdict, leader_start, (self.log.as_ref(), latest)) {
+            Remedy::Append => return Ok(true),
+            Remedy::Ignore => return Ok(false),
+            Remedy::TruncateTo(offset) => {
+                if offset < self.high_watermark() {
+                    tracing::error!(%topic, %partition, %offset, "records that consumers have seen are cut");
+                } else {
+                    tracing::info!(%topic, %partition, %offset, %end, "truncated to what the leader has");
+                }
+                self.log.truncate_to(offset)?;
+            }
+            Remedy::RestartAt(offset) => {
+                tracing::warn!(%topic, %partition, %offset, %end, "begun again where the leader's log starts");
+                self.log.restart_at(offset)?;
+            }
+        }
         self.settle_cut();
-        Ok(())
-    }
-
-    /// Gives up everything and goes on at `offset`, where the leader's log begins. Waits for the disk.
-    ///
-    /// # Errors
-    /// The log's.
-    pub fn restart_at(&self, offset: Offset) -> Result<(), LogError> {
-        tracing::warn!(topic = %self.topic, partition = %self.id, %offset, "begun again at the leader's log start");
-        self.log.restart_at(offset)?;
-        self.settle_cut();
-        Ok(())
+        Ok(false)
     }
 
     fn settle_cut(&self) {
@@ -386,30 +424,13 @@ impl Partition {
     }
 
     /// The leader says how far its high watermark is.
-    pub fn leader_says(&self, high_watermark: Offset) {
-        self.progress.change(|replication| replication.leader_says(high_watermark));
-    }
-
-    /// Reads for a consumer or a follower.
     ///
     /// # Errors
-    /// Kafka's code of what is wrong.
-    pub fn read(&self, wanted: Wanted, believed: LeaderEpoch) -> Result<Read, ErrorCode> {
-        self.check_leader(believed)?;
-        let (high_watermark, log_start) = (self.high_watermark(), self.log.log_start());
-        let upto = if wanted.follower.is_some() { self.log.log_end() } else { high_watermark };
-        if wanted.offset < log_start || wanted.offset > self.log.log_end() {
-            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
-        }
-        if let Some(follower) = wanted.follower {
-            self.progress
-                .change(|replication| replication.follower_at(follower, wanted.offset, clock::now()));
-        }
-        let slice = self
-            .log
-            .read(wanted.offset, upto, (wanted.max_bytes, wanted.at_least_one))
-            .map_err(|error| code_of(&error))?;
-        Ok(Read { slice, high_watermark: self.high_watermark(), log_start })
+    /// `Closed` when the leader is no longer that of `epoch`.
+    pub fn leader_says(&self, high_watermark: Offset, epoch: LeaderEpoch) -> Result<(), LogError> {
+        let _turn = self.follows(epoch)?;
+        self.progress.change(|replication| replication.leader_says(high_watermark));
+        Ok(())
     }
 
     /// Tells `watch` under `token` when there is more to see, or to copy if it `follows`.
@@ -455,6 +476,16 @@ impl Partition {
     /// It's gone: whoever waits is told.
     pub(crate) fn close(&self) {
         self.progress.waiters.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    }
+}
+
+/// Compares the leader epoch that a client believes in with ours.
+fn check_epoch(ours: LeaderEpoch, believed: LeaderEpoch) -> Result<(), ErrorCode> {
+    match believed {
+        LeaderEpoch::NONE => Ok(()),
+        _ if believed < ours => Err(ErrorCode::FENCED_LEADER_EPOCH),
+        _ if believed > ours => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+        _ => Ok(()),
     }
 }
 

@@ -2,11 +2,14 @@
 //! least flushed end of all replicas in sync. Pure.
 //!
 //! The minimum runs over the committed and the pending set of replicas in sync: a smaller set counts only when the
-//! registry has taken it (KIP-497). Called by `partition`.
+//! registry has taken it, a larger one from the moment that it is asked for (KIP-497). Called by `partition`; the
+//! simulation in `tests/replication_sim` runs the same code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loggos_protocol::ids::{BrokerId, LeaderEpoch, Offset, Timestamp};
+use loggos_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, Offset};
+
+use super::lease::Moment;
 
 /// The role that the registry gives a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +22,64 @@ pub struct Role {
     pub isr: BTreeSet<BrokerId>,
     /// All replicas.
     pub replicas: Vec<BrokerId>,
+    /// The version of the state that says so: views may come late, but a later state counts.
+    pub version: i32,
+}
+
+/// What a topic asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether appended counts as flushed.
+    pub exposes_appended: bool,
+    /// How many replicas must be in sync for a producer that wants to hear of all of them.
+    pub min_in_sync: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { exposes_appended: false, min_in_sync: 1 }
+    }
+}
+
+/// What a replica's neighbours may know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Consumers see nothing at or behind it.
+    pub high_watermark: Offset,
+    /// Whether there are enough replicas in sync for a producer that wants to hear of all of them.
+    pub enough: bool,
+}
+
+/// A follower that asks for what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Who.
+    pub broker: BrokerId,
+    /// In which life: what an earlier one had may be gone (KIP-903).
+    pub life: BrokerEpoch,
+    /// It has flushed everything before.
+    pub end: Offset,
 }
 
 /// A follower, as its leader knows it.
 #[derive(Clone, Copy, Debug)]
 struct Follower {
+    life: BrokerEpoch,
     /// It has flushed everything before.
     flushed: Offset,
     /// When it last had all that there was.
-    caught_up: Timestamp,
+    caught_up: Moment,
+}
+
+/// Other replicas in sync that the registry is to take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsrChange {
+    /// Those that there should be.
+    pub isr: BTreeSet<BrokerId>,
+    /// Who of them is new, and in which life it has caught up.
+    pub joining: Vec<(BrokerId, BrokerEpoch)>,
+    /// The version of the state that the change is based on.
+    pub version: i32,
 }
 
 /// One replica's view of its partition.
@@ -35,8 +87,8 @@ struct Follower {
 pub struct Replication {
     me: BrokerId,
     role: Role,
-    /// A larger set of replicas in sync that the registry was asked for.
-    pending: BTreeSet<BrokerId>,
+    /// A change that the registry was asked for, until a later state is seen.
+    pending: Option<IsrChange>,
     own_flushed: Offset,
     own_end: Offset,
     /// What is known of each follower, as far as we lead.
@@ -45,9 +97,8 @@ pub struct Replication {
     /// Where our log ended when our leadership began: who is in sync has all before it.
     epoch_start: Offset,
     /// When our leadership began.
-    led_since: Timestamp,
-    /// Whether appended counts as flushed.
-    exposes_appended: bool,
+    led_since: Moment,
+    policy: Policy,
 }
 
 impl Replication {
@@ -58,18 +109,19 @@ impl Replication {
             leader_epoch: LeaderEpoch::NONE,
             isr: BTreeSet::new(),
             replicas: Vec::new(),
+            version: -1,
         };
         Self {
             me,
             role,
-            pending: BTreeSet::new(),
+            pending: None,
             own_flushed: flushed,
             own_end: end,
             followers: BTreeMap::new(),
             high_watermark: Offset::ZERO,
             epoch_start: Offset::ZERO,
-            led_since: Timestamp::NONE,
-            exposes_appended: false,
+            led_since: Moment::new(0),
+            policy: Policy::default(),
         }
     }
 
@@ -94,37 +146,59 @@ impl Replication {
         self.high_watermark >= self.epoch_start
     }
 
-    /// The registry says who leads; an older epoch is ignored. Gives the high watermark.
-    pub fn set_role(&mut self, role: Role, now: Timestamp) -> Offset {
-        if role.leader_epoch < self.role.leader_epoch {
-            return self.high_watermark;
+    /// How many replicas are in sync.
+    pub fn in_sync_count(&self) -> usize {
+        self.role.isr.len()
+    }
+
+    /// How far it has come, and whether it may say so.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            high_watermark: self.high_watermark,
+            enough: self.role.isr.len() >= self.policy.min_in_sync,
+        }
+    }
+
+    /// The registry says who leads; what is older than what we know is ignored. Whether it was news.
+    pub fn set_role(&mut self, role: Role, now: Moment) -> bool {
+        if role.leader_epoch < self.role.leader_epoch || role.version < self.role.version {
+            return false;
         }
         if role.leader_epoch > self.role.leader_epoch || role.leader != self.role.leader {
             self.followers.clear();
+            self.pending = None;
             self.epoch_start = self.own_end;
             self.led_since = now;
         }
-        self.pending.clear();
+        // A view from before our change, come late, says nothing about it.
+        self.pending.take_if(|pending| role.version > pending.version);
         self.role = role;
-        self.settle()
+        self.settle();
+        true
     }
 
-    /// Whether appended records count as flushed ones.
-    pub fn set_exposes_appended(&mut self, exposes: bool) -> Offset {
-        self.exposes_appended = exposes;
-        self.settle()
+    /// What the topic asks for.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.settle();
     }
 
     /// Our own log has flushed up to `end`.
-    pub fn flushed(&mut self, end: Offset) -> Offset {
+    pub fn flushed(&mut self, end: Offset) {
         self.own_flushed = self.own_flushed.max(end);
-        self.settle()
+        self.settle();
     }
 
     /// Our own log ends at `end`.
-    pub fn appended(&mut self, end: Offset) -> Offset {
-        self.own_end = end;
-        self.settle()
+    pub fn appended(&mut self, end: Offset, now: Moment) {
+        if self.leads() {
+            // Who had everything until now begins to lag now, however long nothing happened.
+            for known in self.followers.values_mut().filter(|known| known.flushed >= self.own_end) {
+                known.caught_up = now;
+            }
+        }
+        self.own_end = self.own_end.max(end);
+        self.settle();
     }
 
     /// Our own log was cut.
@@ -134,161 +208,104 @@ impl Replication {
         self.high_watermark = self.high_watermark.min(end);
     }
 
-    /// A follower asks for what comes after `end`: it has flushed everything before.
-    pub fn follower_at(&mut self, broker: BrokerId, end: Offset, now: Timestamp) -> Offset {
-        if self.role.replicas.contains(&broker) {
-            let known =
-                self.followers.entry(broker).or_insert(Follower { flushed: end, caught_up: self.led_since });
-            known.flushed = end;
-            if end >= self.own_end {
-                known.caught_up = now;
-            }
+    /// A follower whose log agrees with ours asks for what comes next.
+    pub fn fetched(&mut self, by: Fetched, now: Moment) {
+        if !self.leads() || !self.role.replicas.contains(&by.broker) {
+            return;
         }
-        self.settle()
+        let fresh = Follower { life: by.life, flushed: by.end, caught_up: self.led_since };
+        let known = self.followers.entry(by.broker).or_insert(fresh);
+        if known.life > by.life {
+            return;
+        }
+        if known.life < by.life {
+            *known = fresh;
+        }
+        known.flushed = by.end;
+        if by.end >= self.own_end {
+            known.caught_up = now;
+        }
+        self.settle();
     }
 
     /// The replicas in sync that there should be, if they are others than there are: without those that are dead or
-    /// have lagged for longer than `lag_ms`, with those that have caught up. Who joins counts for the high watermark
-    /// at once.
+    /// have lagged for longer than `lag_ms`, with those that have caught up in the life that `life_of` says they are
+    /// in. Who joins counts for the high watermark at once, and until a later state is seen.
     pub fn isr_change(
         &mut self,
-        now: Timestamp,
+        now: Moment,
         lag_ms: i64,
-        is_alive: impl Fn(BrokerId) -> bool,
-    ) -> Option<BTreeSet<BrokerId>> {
-        if !self.leads() || !self.pending.is_empty() {
+        life_of: impl Fn(BrokerId) -> Option<BrokerEpoch>,
+    ) -> Option<IsrChange> {
+        if !self.leads() || self.pending.is_some() {
             return None;
         }
         let lags = |broker: &BrokerId| {
-            let caught_up = self.followers.get(broker).map_or(self.led_since, |known| known.caught_up);
-            !is_alive(*broker) || now.raw().saturating_sub(caught_up.raw()) > lag_ms
+            let known = self.followers.get(broker);
+            let has_all = known.is_some_and(|known| known.flushed >= self.own_end);
+            let caught_up = known.map_or(self.led_since, |known| known.caught_up);
+            life_of(*broker).is_none() || (!has_all && now.since(caught_up) > lag_ms)
         };
-        let mut wanted: BTreeSet<BrokerId> =
+        let mut isr: BTreeSet<BrokerId> =
             self.role.isr.iter().copied().filter(|broker| *broker == self.me || !lags(broker)).collect();
         let reached = self.high_watermark.max(self.epoch_start);
+        let mut joining = Vec::new();
         for (broker, known) in &self.followers {
-            if known.flushed >= reached && !lags(broker) {
-                wanted.insert(*broker);
+            let lives = life_of(*broker) == Some(known.life);
+            let is_replica = self.role.replicas.contains(broker);
+            if lives && is_replica && known.flushed >= reached && !lags(broker) && isr.insert(*broker) {
+                joining.push((*broker, known.life));
             }
         }
-        if wanted == self.role.isr {
+        joining.retain(|(broker, _)| !self.role.isr.contains(broker));
+        if isr == self.role.isr {
             return None;
         }
-        self.pending = wanted.difference(&self.role.isr).copied().collect();
-        // Something is pending in any case, so that one change is under way at a time.
-        self.pending.insert(self.me);
-        Some(wanted)
+        let change = IsrChange { isr, joining, version: self.role.version };
+        self.pending = Some(change.clone());
+        Some(change)
     }
 
-    /// The registry didn't take a change: it may be asked again.
-    pub fn isr_refused(&mut self) {
-        self.pending.clear();
+    /// A change that it isn't known whether the registry has taken: to be asked again until it is known.
+    pub fn pending_change(&self) -> Option<&IsrChange> {
+        self.pending.as_ref().filter(|pending| self.leads() && pending.version == self.role.version)
     }
 
-    /// As a follower we are told how far the leader's high watermark is.
-    pub fn leader_says(&mut self, high_watermark: Offset) -> Offset {
-        let known = high_watermark.min(self.own_flushed);
-        self.high_watermark = self.high_watermark.max(known);
-        self.high_watermark
+    /// As a follower we are told by the leader of our epoch how far its high watermark is.
+    pub fn leader_says(&mut self, high_watermark: Offset) {
+        if !self.leads() {
+            let own = if self.policy.exposes_appended { self.own_end } else { self.own_flushed };
+            self.high_watermark = self.high_watermark.max(high_watermark.min(own));
+        }
     }
 
-    /// How many replicas are in sync.
-    pub fn in_sync_count(&self) -> usize {
-        self.role.isr.len()
+    /// The replicas in sync that have flushed everything before `offset`, furthest first: who may serve a consumer
+    /// from there (KIP-392).
+    pub fn holders_of(&self, offset: Offset) -> Vec<BrokerId> {
+        let mut holders: Vec<(Offset, BrokerId)> = self
+            .followers
+            .iter()
+            .filter(|(broker, known)| self.role.isr.contains(broker) && known.flushed >= offset)
+            .map(|(broker, known)| (known.flushed, *broker))
+            .collect();
+        holders.sort_by(|a, b| b.cmp(a));
+        holders.into_iter().map(|(_, broker)| broker).collect()
     }
 
-    fn settle(&mut self) -> Offset {
+    fn settle(&mut self) {
         if self.leads() {
-            let own = if self.exposes_appended { self.own_end } else { self.own_flushed };
-            let others = self.role.isr.union(&self.pending).filter(|broker| **broker != self.me);
+            let own = if self.policy.exposes_appended { self.own_end } else { self.own_flushed };
+            let own = own.min(self.own_end);
+            let joining = self.pending.iter().flat_map(|pending| &pending.isr);
+            let others = self.role.isr.iter().chain(joining).filter(|broker| **broker != self.me);
             let least = others
                 .map(|broker| self.followers.get(broker).map_or(Offset::ZERO, |known| known.flushed))
                 .fold(own, Offset::min);
             self.high_watermark = self.high_watermark.max(least);
         }
-        self.high_watermark
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ME: BrokerId = BrokerId::new(1);
-    const AT: Timestamp = Timestamp::new(1000);
-
-    fn role(leader: i32, epoch: i32, isr: &[i32]) -> Role {
-        let isr: BTreeSet<BrokerId> = isr.iter().copied().map(BrokerId::new).collect();
-        let replicas = [1, 2, 3].map(BrokerId::new).to_vec();
-        Role { leader: BrokerId::new(leader), leader_epoch: LeaderEpoch::new(epoch), isr, replicas }
-    }
-
-    #[test]
-    fn alone_everything_flushed_is_seen_and_nothing_else() {
-        let mut replica = Replication::new(ME, Offset::new(5), Offset::new(5));
-        assert_eq!(replica.set_role(role(1, 0, &[1]), AT), Offset::new(5));
-        assert!(replica.knows_its_end());
-        assert_eq!(replica.appended(Offset::new(9)), Offset::new(5));
-        assert_eq!(replica.flushed(Offset::new(7)), Offset::new(7));
-        assert_eq!(replica.set_exposes_appended(true), Offset::new(9));
-    }
-
-    #[test]
-    fn the_slowest_replica_in_sync_decides() {
-        let mut replica = Replication::new(ME, Offset::new(10), Offset::new(10));
-        assert_eq!(replica.set_role(role(1, 3, &[1, 2, 3]), AT), Offset::ZERO);
-        assert!(!replica.knows_its_end());
-        assert_eq!(replica.follower_at(BrokerId::new(2), Offset::new(8), AT), Offset::ZERO);
-        assert_eq!(replica.follower_at(BrokerId::new(3), Offset::new(6), AT), Offset::new(6));
-        assert_eq!(replica.set_role(role(1, 3, &[1, 2]), AT), Offset::new(8));
-        assert_eq!(replica.set_role(role(2, 2, &[2]), AT), Offset::new(8), "an older epoch is ignored");
-        assert_eq!(
-            replica.follower_at(BrokerId::new(9), Offset::new(99), AT),
-            Offset::new(8),
-            "not a replica"
-        );
-    }
-
-    #[test]
-    fn a_follower_sees_what_it_has_flushed_itself() {
-        let mut replica = Replication::new(ME, Offset::new(4), Offset::new(9));
-        replica.set_role(role(2, 1, &[1, 2]), AT);
-        assert_eq!(replica.leader_says(Offset::new(8)), Offset::new(4));
-        replica.flushed(Offset::new(9));
-        assert_eq!(replica.leader_says(Offset::new(8)), Offset::new(8));
-        replica.truncated(Offset::new(3));
-        assert_eq!(replica.high_watermark(), Offset::new(3));
-    }
-
-    #[test]
-    fn who_lags_goes_and_who_has_caught_up_comes_back() {
-        let (two, three) = (BrokerId::new(2), BrokerId::new(3));
-        let mut replica = Replication::new(ME, Offset::new(10), Offset::new(10));
-        replica.set_role(role(1, 3, &[1, 2, 3]), AT);
-        replica.follower_at(two, Offset::new(10), Timestamp::new(1400));
-        replica.follower_at(three, Offset::new(4), Timestamp::new(1400));
-        assert_eq!(replica.isr_change(Timestamp::new(1500), 500, |_| true), None);
-        let smaller = replica.isr_change(Timestamp::new(1600), 500, |_| true).expect("three has lagged");
-        assert_eq!(smaller, BTreeSet::from([ME, two]));
-        assert_eq!(replica.high_watermark(), Offset::new(4), "until the registry has taken it");
-        assert_eq!(replica.isr_change(Timestamp::new(1600), 500, |_| true), None, "one change at a time");
-        assert_eq!(replica.set_role(role(1, 3, &[1, 2]), AT), Offset::new(10));
-        replica.follower_at(two, Offset::new(10), Timestamp::new(1700));
-        replica.follower_at(three, Offset::new(10), Timestamp::new(1700));
-        assert_eq!(
-            replica.isr_change(Timestamp::new(1700), 500, |_| true),
-            Some(BTreeSet::from([ME, two, three]))
-        );
-        replica.appended(Offset::new(12));
-        replica.flushed(Offset::new(12));
-        assert_eq!(
-            replica.follower_at(two, Offset::new(12), Timestamp::new(1700)),
-            Offset::new(10),
-            "who joins counts at once"
-        );
-        replica.isr_refused();
-        assert_eq!(replica.follower_at(two, Offset::new(12), Timestamp::new(1700)), Offset::new(12));
-        let without_dead = replica.isr_change(Timestamp::new(1700), 500, |broker| broker == ME);
-        assert_eq!(without_dead, Some(BTreeSet::from([ME])), "the dead go at once");
-    }
-}
+#[path = "replication_tests.rs"]
+mod tests;

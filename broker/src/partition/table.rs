@@ -3,7 +3,7 @@
 //!
 //! Called by `broker`, which feeds it views, and by the api, which looks partitions up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use loggos_protocol::ids::{BrokerEpoch, BrokerId, PartitionId, TopicId, TopicName};
@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::Partition;
+use super::lease::Lease;
 use super::replication::Role;
 use crate::clock;
 use crate::config::{BrokerConfigs, TopicConfig};
@@ -32,6 +33,7 @@ pub struct Table {
     configs: RwLock<Arc<BrokerConfigs>>,
     /// Which life of this broker it is.
     epoch: Mutex<BrokerEpoch>,
+    lease: Arc<Lease>,
     applying: Mutex<Arc<View>>,
     applied: watch::Sender<u64>,
 }
@@ -46,6 +48,7 @@ impl Table {
             names: RwLock::new(HashMap::new()),
             configs: RwLock::new(Arc::new(configs)),
             epoch: Mutex::new(epoch),
+            lease: Arc::default(),
             applying: Mutex::new(Arc::new(View::default())),
             applied: watch::Sender::new(0),
         }
@@ -85,6 +88,26 @@ impl Table {
     /// This broker begins another life: it leads nothing in the epochs of the last one.
     pub fn set_epoch(&self, epoch: BrokerEpoch) {
         *self.epoch.lock() = epoch;
+        // Every role is looked at again with the next view.
+        let mut last = self.applying.lock();
+        let version = last.version;
+        *last = Arc::new(View { version, ..View::default() });
+    }
+
+    /// Which life of this broker it is.
+    pub fn epoch(&self) -> BrokerEpoch {
+        *self.epoch.lock()
+    }
+
+    /// How long this broker may act as the leader that it was.
+    pub const fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// The brokers that lead something of which this one keeps a replica.
+    pub fn leaders(&self) -> BTreeSet<BrokerId> {
+        let leaders = self.all().iter().map(|partition| partition.leader().0).collect::<BTreeSet<_>>();
+        leaders.into_iter().filter(|leader| *leader != BrokerId::NONE).collect()
     }
 
     /// Makes this broker's partitions what `view` says. Waits for the disk.
@@ -93,6 +116,10 @@ impl Table {
     /// What takes the log directory offline, or a full disk: to be tried again.
     pub fn apply(&self, view: &Arc<View>) -> Result<(), LogError> {
         let mut last = self.applying.lock();
+        if view.version < last.version {
+            // A newer one came first.
+            return Ok(());
+        }
         let configs_changed = self.take_configs(view);
         let mut wanted = Vec::new();
         for topic in view.topics.values() {
@@ -156,7 +183,7 @@ impl Table {
         for log in logs {
             let own = topics.iter().find(|topic| topic.id == log.id().topic_id).map(|topic| &topic.configs);
             let config = Arc::new(TopicConfig::new(own.unwrap_or(&BTreeMap::new()), &configs));
-            let partition = Partition::new(self.me, log, config);
+            let partition = Partition::new(self.me, log, config, Arc::clone(&self.lease));
             self.names.write().insert(partition.topic().clone(), partition.topic_id());
             self.topics.write().entry(partition.topic_id()).or_default().insert(partition.id(), partition);
         }
@@ -181,6 +208,7 @@ impl Table {
                 leader_epoch: view.leader_epoch,
                 isr: view.isr.iter().copied().collect(),
                 replicas: view.replicas.clone(),
+                version: view.state_version.unwrap_or(-1),
             });
         }
     }

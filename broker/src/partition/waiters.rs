@@ -97,8 +97,8 @@ impl Waiters {
         self.fetches.lock().retain(|known| !(known.watch.ptr_eq(&watch) && known.token == token));
     }
 
-    /// Answers the producers whose goal is reached.
-    pub fn reached(&self, flushed: Offset, committed: Offset) {
+    /// Answers the producers whose goal is reached with what `verdict` says of such a goal.
+    pub fn reached(&self, flushed: Offset, committed: Offset, verdict: impl Fn(Goal) -> Answer) {
         let mut producers = self.producers.lock();
         let mut at = 0;
         while at < producers.len() {
@@ -108,7 +108,8 @@ impl Waiters {
             };
             if producers[at].end <= reached {
                 // Who has gone meanwhile needs no answer.
-                let _ = producers.swap_remove(at).tell.send(Ok(()));
+                let producer = producers.swap_remove(at);
+                let _ = producer.tell.send(verdict(producer.goal));
             } else {
                 at += 1;
             }

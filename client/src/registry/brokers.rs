@@ -14,6 +14,17 @@ const RESERVED_IDS: i32 = 1000;
 /// An old registration of ours may outlive its session's time-out by so much.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(4);
 
+/// A live broker as it stands in the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBroker {
+    /// What it says of itself.
+    pub record: BrokerRecord,
+    /// Which life of it: greater than each earlier one.
+    pub epoch: BrokerEpoch,
+    /// How many lives it has begun: what a change can be made to depend on.
+    pub lives: i32,
+}
+
 impl Registry {
     /// Makes the nodes that a cluster has, where they are absent; gives the cluster's id, `fresh` if it had none.
     ///
@@ -57,9 +68,12 @@ impl Registry {
         let path = path::broker(id);
         let mut waited = false;
         loop {
+            self.session().create_if_absent(path::BROKER_LIVES, b"").await?;
+            self.session().create_if_absent(&path::lives(id), b"").await?;
             let ops = [
                 Op::Create { path: path.clone(), data: Vec::new(), ephemeral: true },
                 Op::Set { path: path.clone(), data: record.to_bytes(), version: Some(0) },
+                Op::Set { path: path::lives(id), data: Vec::new(), version: None },
             ];
             match self.session().multi(&ops).await {
                 Ok(done) => {
@@ -94,16 +108,24 @@ impl Registry {
         self.session().delete(&path::broker(id)).await
     }
 
+    /// The part of a change that fails when the broker has begun another life than its `lives`th.
+    pub fn check_life(id: BrokerId, lives: i32) -> Op {
+        Op::Check { path: path::lives(id), version: lives }
+    }
+
     /// The live brokers.
     ///
     /// # Errors
     /// Those of the session.
-    pub async fn brokers(&self) -> Result<BTreeMap<BrokerId, (BrokerRecord, BrokerEpoch)>, RegistryError> {
+    pub async fn brokers(&self) -> Result<BTreeMap<BrokerId, StoredBroker>, RegistryError> {
         let mut brokers = BTreeMap::new();
         for name in self.session().children(path::BROKER_IDS).await? {
             let Ok(id) = name.parse().map(BrokerId::new) else { continue };
+            // Counted first: a registration that follows makes the count too low, and no check with it succeeds.
+            let lives = self.session().get(&path::lives(id)).await?.map_or(0, |node| node.version);
             if let Some((record, node)) = self.record::<BrokerRecord>(&path::broker(id)).await? {
-                brokers.insert(id, (record, BrokerEpoch::new(node.created.raw())));
+                brokers
+                    .insert(id, StoredBroker { record, epoch: BrokerEpoch::new(node.created.raw()), lives });
             }
         }
         Ok(brokers)

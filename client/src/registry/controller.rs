@@ -59,6 +59,18 @@ impl Registry {
         }
     }
 
+    /// Gives the controller's node up, if this session holds it.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn resign(&self) -> Result<(), RegistryError> {
+        let holder = self.session().get(path::CONTROLLER).await?;
+        if holder.is_some_and(|node| node.owner == self.session().id()) {
+            self.session().delete(path::CONTROLLER).await?;
+        }
+        Ok(())
+    }
+
     async fn controller_epoch(&self) -> Result<(i32, i32), RegistryError> {
         let node = self.session().get(path::CONTROLLER_EPOCH).await?.ok_or(RegistryError::Absent)?;
         let epoch = String::from_utf8_lossy(&node.data).trim().parse().unwrap_or(0);

@@ -23,12 +23,13 @@ use loggos_protocol::registry::record::{Record, RecordError};
 use thiserror::Error;
 use tokio::sync::watch;
 
+pub use brokers::StoredBroker;
 pub use controller::Fence;
 pub use groups::{
     Claim, CommitPart, GroupChange, GroupFence, GroupNodes, Place, RoundFailure, StoredOffsets,
 };
 pub use session::{Done, Op, Session, TreeWatch, Znode};
-pub use topics::{NewState, NewTopic, StoredPartition, StoredState, StoredTopic};
+pub use topics::{Assignment, NewState, NewTopic, StoredPartition, StoredState, StoredTopic};
 
 /// Why the registry can't.
 #[derive(Debug, Error)]

@@ -92,7 +92,10 @@ pub struct Session {
 
 struct Shared {
     cluster: String,
-    timeout: Duration,
+    /// What the first session asked for.
+    asked: Duration,
+    /// What the next one asks for.
+    timeout: RwLock<Duration>,
     client: RwLock<zk::Client>,
     generation: watch::Sender<u64>,
 }
@@ -106,7 +109,8 @@ impl Session {
         let client = connect(cluster, timeout).await?;
         let shared = Arc::new(Shared {
             cluster: cluster.to_owned(),
-            timeout,
+            asked: timeout,
+            timeout: RwLock::new(timeout),
             client: RwLock::new(client),
             generation: watch::Sender::new(0),
         });
@@ -132,6 +136,29 @@ impl Session {
     /// Whether a server of the ensemble hears us, as far as we know.
     pub fn is_connected(&self) -> bool {
         self.client().state() == zk::SessionState::SyncConnected
+    }
+
+    /// How long the first session asked to be waited for.
+    pub fn asked_timeout(&self) -> Duration {
+        self.shared.asked
+    }
+
+    /// How long the next session, if there is one, is to be waited for.
+    pub fn ask_for(&self, timeout: Duration) {
+        *self.shared.timeout.write() = timeout;
+    }
+
+    /// Has the ensemble's leader answer; gives the session that was answered, and how long it is waited for.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub async fn touch(&self) -> Result<(i64, Duration), RegistryError> {
+        let client = self.client();
+        let (id, timeout) = (client.session_id().0, client.session_timeout());
+        // An answer that comes later than this renews nothing.
+        let answer = tokio::time::timeout(timeout, client.sync("/")).await;
+        answer.map_err(|_| RegistryError::Timeout)?.map_err(|error| of(&error))?;
+        Ok((id, timeout))
     }
 
     fn client(&self) -> zk::Client {
@@ -373,7 +400,8 @@ async fn replace_expired(shared: std::sync::Weak<Shared>) {
         }
         loop {
             let Some(held) = shared.upgrade() else { return };
-            match connect(&held.cluster, held.timeout).await {
+            let next_timeout = *held.timeout.read();
+            match connect(&held.cluster, next_timeout).await {
                 Ok(client) => {
                     tracing::warn!("the session with the coordinator has expired; a new one begins");
                     *held.client.write() = client;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use loggos_protocol::ids::{BrokerId, LeaderEpoch, PartitionId, TopicId, TopicName, Zxid};
 use loggos_protocol::registry::path;
 use loggos_protocol::registry::record::{
@@ -47,6 +47,10 @@ pub struct StoredTopic {
 pub struct StoredPartition {
     /// Its replicas.
     pub replicas: Vec<BrokerId>,
+    /// Those of them that a reassignment under way adds.
+    pub adding: Vec<BrokerId>,
+    /// Those that it takes away in the end.
+    pub removing: Vec<BrokerId>,
     /// Its state; none before a controller has seen it.
     pub state: Option<StoredState>,
 }
@@ -75,6 +79,17 @@ pub struct NewState {
     pub version: i32,
 }
 
+/// Where a partition's replicas are, and where a reassignment is taking them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// All replicas, the preferred leader first.
+    pub replicas: Vec<BrokerId>,
+    /// Those of them that are being added.
+    pub adding: Vec<BrokerId>,
+    /// Those that go in the end.
+    pub removing: Vec<BrokerId>,
+}
+
 impl Registry {
     /// The names of all topics.
     ///
@@ -94,19 +109,18 @@ impl Registry {
         };
         let configs = self.record::<ConfigRecord>(&path::topic_config(name)).await?;
         let reads = record.partitions.clone().into_iter().map(|(partition, replicas)| async move {
-            let state: Option<(PartitionState, _)> = self.record(&path::state(name, partition)).await?;
-            let state = state.map(|(state, node)| StoredState {
-                state,
-                version: node.version,
-                written: node.modified,
-            });
-            Ok::<_, RegistryError>((partition, StoredPartition { replicas, state }))
+            let state = self.state(name, partition).await?;
+            Ok::<_, RegistryError>((partition, (replicas, state)))
         });
         let mut reads = futures::stream::iter(reads).buffer_unordered(READS);
         let mut partitions = BTreeMap::new();
         while let Some(read) = reads.next().await {
-            let (partition, stored) = read?;
-            partitions.insert(partition, stored);
+            let (partition, (replicas, state)) = read?;
+            let of = |lists: &BTreeMap<PartitionId, Vec<BrokerId>>| {
+                lists.get(&partition).cloned().unwrap_or_default()
+            };
+            let (adding, removing) = (of(&record.adding_replicas), of(&record.removing_replicas));
+            partitions.insert(partition, StoredPartition { replicas, adding, removing, state });
         }
         Ok(Some(StoredTopic {
             id: record.id().unwrap_or_default(),
@@ -157,14 +171,14 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let found: Option<(TopicRecord, _)> = self.record(&path::topic(name)).await?;
         let (record, node) = found.ok_or(RegistryError::Absent)?;
-        let mut replicas = record.partitions.clone();
-        replicas.extend(added.clone());
+        let mut record = record;
+        record.partitions.extend(added.clone());
         let mut ops = vec![fence.check()];
         for (partition, replicas) in added {
             ops.extend(partition_ops(name, *partition, replicas, fence));
         }
-        let record = TopicRecord::new(record.id().unwrap_or_default(), replicas).to_bytes();
-        ops.push(Op::Set { path: path::topic(name), data: record, version: Some(node.version) });
+        let data = record.to_bytes();
+        ops.push(Op::Set { path: path::topic(name), data, version: Some(node.version) });
         self.in_steps(&ops, fence).await
     }
 
@@ -226,40 +240,86 @@ impl Registry {
         Ok(())
     }
 
-    /// Sets many partitions' states, each if its node still has its version: all of them or none.
+    /// Sets many partitions' states, each if its node still has its version, and if what `checks` says holds: all of
+    /// it or none.
     ///
     /// # Errors
-    /// `Refused` with the part that failed, 0 being the fence; those of the session.
-    pub async fn set_states(&self, states: &[NewState], fence: &Fence) -> Result<(), RegistryError> {
+    /// `Refused` with the part that failed, the states first, then the checks; those of the session.
+    pub async fn set_states(&self, states: &[NewState], checks: &[Op]) -> Result<(), RegistryError> {
         let sets = states.iter().map(|new| Op::Set {
             path: path::state(&new.topic, new.partition),
             data: new.state.to_bytes(),
             version: Some(new.version),
         });
-        let ops: Vec<Op> = std::iter::once(fence.check()).chain(sets).collect();
+        let ops: Vec<Op> = sets.chain(checks.iter().cloned()).collect();
         self.session().multi(&ops).await.map(|_| ())
     }
 
-    /// Sets a partition's state if its node still has this version; gives the new one.
+    /// Changes where a topic's partitions are, and their states with it, if nothing of it has changed since: all of it
+    /// or none. Where it is longer than one change may be, the states come first and the topic last.
     ///
     /// # Errors
-    /// `Conflict`, in `Refused` when the fence failed; those of the session.
-    pub async fn set_state(
+    /// `Conflict` and `Refused` when somebody else was faster; those of the session.
+    pub async fn reassign(
+        &self,
+        name: &TopicName,
+        version: i32,
+        changed: &BTreeMap<PartitionId, Assignment>,
+        states: &[NewState],
+        fence: &Fence,
+    ) -> Result<(), RegistryError> {
+        let found: Option<(TopicRecord, _)> = self.record(&path::topic(name)).await?;
+        let (mut record, node) = found.ok_or(RegistryError::Absent)?;
+        if node.version != version {
+            return Err(RegistryError::Conflict);
+        }
+        for (partition, assignment) in changed {
+            record.partitions.insert(*partition, assignment.replicas.clone());
+            let keep = |lists: &mut BTreeMap<PartitionId, Vec<BrokerId>>, list: &Vec<BrokerId>| {
+                if list.is_empty() {
+                    lists.remove(partition);
+                } else {
+                    lists.insert(*partition, list.clone());
+                }
+            };
+            keep(&mut record.adding_replicas, &assignment.adding);
+            keep(&mut record.removing_replicas, &assignment.removing);
+        }
+        let sets = states.iter().map(|new| Op::Set {
+            path: path::state(&new.topic, new.partition),
+            data: new.state.to_bytes(),
+            version: Some(new.version),
+        });
+        let topic = Op::Set { path: path::topic(name), data: record.to_bytes(), version: Some(version) };
+        let ops: Vec<Op> = std::iter::once(fence.check()).chain(sets).chain([topic]).collect();
+        self.in_steps(&ops, fence).await
+    }
+
+    /// A partition's state, if it has one: what a view shows of it when only that changed.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn state(
         &self,
         name: &TopicName,
         partition: PartitionId,
-        state: &PartitionState,
-        version: i32,
-        fence: Option<&Fence>,
-    ) -> Result<i32, RegistryError> {
-        let mut ops: Vec<Op> = fence.map(Fence::check).into_iter().collect();
-        ops.push(Op::Set {
-            path: path::state(name, partition),
-            data: state.to_bytes(),
-            version: Some(version),
-        });
-        let done = self.session().multi(&ops).await?;
-        Ok(done.last().copied().flatten().map_or(version + 1, |(_, version)| version))
+    ) -> Result<Option<StoredState>, RegistryError> {
+        let state: Option<(PartitionState, _)> = self.record(&path::state(name, partition)).await?;
+        Ok(state.map(|(state, node)| StoredState { state, version: node.version, written: node.modified }))
+    }
+
+    /// Many of them, in the order in which they were asked for.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn states(
+        &self,
+        asked: &[(TopicName, PartitionId)],
+    ) -> Result<Vec<Option<StoredState>>, RegistryError> {
+        let asked = asked.to_vec();
+        let reads =
+            asked.into_iter().map(|(name, partition)| async move { self.state(&name, partition).await });
+        futures::stream::iter(reads).buffered(READS).try_collect().await
     }
 
     /// A topic's configs with their node's version.

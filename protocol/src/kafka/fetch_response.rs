@@ -69,6 +69,8 @@ pub struct FetchedPartition<R> {
     pub diverging: Option<(LeaderEpoch, Offset)>,
     /// Who leads instead (KIP-951).
     pub leader: Option<(BrokerId, LeaderEpoch)>,
+    /// The replica nearest to the consumer, that it should read from instead (KIP-392); from version 11 on.
+    pub preferred: Option<BrokerId>,
     /// The records, if there are any.
     pub records: Option<R>,
 }
@@ -181,7 +183,7 @@ fn put_partition<R: Records>(out: &mut Parts<R>, version: i16, partition: Fetche
         out.buffer.put_i32(-1)
     }
     if version >= 11 {
-        out.buffer.put_i32(BrokerId::NONE.raw());
+        out.buffer.put_i32(partition.preferred.unwrap_or(BrokerId::NONE).raw());
     }
     let len = partition.records.as_ref().map_or(0, Records::len);
     if out.flexible {
@@ -229,6 +231,7 @@ mod tests {
             log_start: Offset::new(5),
             diverging: (version >= FLEXIBLE && number == 1).then_some((LeaderEpoch::new(3), Offset::new(70))),
             leader: (version >= FLEXIBLE && number == 2).then_some((BrokerId::new(4), LeaderEpoch::new(8))),
+            preferred: (version >= 11 && number == 1).then_some(BrokerId::new(6)),
             records: (!records.is_empty()).then(|| Bytes::from_static(records)),
         };
         let partitions = vec![partition(0, b"some records"), partition(1, b""), partition(2, &[7; 300])];
@@ -244,6 +247,9 @@ mod tests {
             if let Some((epoch, end)) = ours.diverging {
                 data.diverging_epoch =
                     EpochEndOffset::default().with_epoch(epoch.raw()).with_end_offset(end.raw());
+            }
+            if let Some(preferred) = ours.preferred {
+                data.preferred_read_replica = preferred.raw().into();
             }
             if let Some((leader, epoch)) = ours.leader {
                 data.current_leader = LeaderIdAndEpoch::default()

@@ -5,6 +5,7 @@
 //! /brokers/topics/<topic>                                     id and replicas
 //! /brokers/topics/<topic>/partitions/<p>/state                leader, epoch, replicas in sync
 //! /brokers/seqid                                              its version gives broker ids
+//! /brokers/lives/<id>                                         its version counts a broker's registrations (ours)
 //! /controller, /controller_epoch                  ephemeral, persistent
 //! /cluster/id
 //! /config/{topics,brokers}/<name>, /config/changes/config_change_<n>
@@ -22,6 +23,8 @@ use crate::ids::{BrokerId, GroupId, MemberId, PartitionId, TopicName};
 pub const BROKER_IDS: &str = "/brokers/ids";
 /// Topics.
 pub const TOPICS: &str = "/brokers/topics";
+/// How often each broker has registered: the one node among the brokers' that Kafka has not.
+pub const BROKER_LIVES: &str = "/brokers/lives";
 /// Broker ids come of its version.
 pub const SEQID: &str = "/brokers/seqid";
 /// Who the controller is.
@@ -68,6 +71,11 @@ pub const ROOTS: [&str; 16] = [
 /// A live broker.
 pub fn broker(id: BrokerId) -> String {
     format!("{BROKER_IDS}/{id}")
+}
+
+/// How often a broker has registered.
+pub fn lives(id: BrokerId) -> String {
+    format!("{BROKER_LIVES}/{id}")
 }
 
 /// A topic.
@@ -199,8 +207,10 @@ pub enum Subject {
     Brokers,
     /// The list of topics.
     Topics,
-    /// One topic: its replicas, a partition's state, its configs.
+    /// One topic: its replicas, its configs.
     Topic(TopicName),
+    /// One partition's state.
+    State(TopicName, PartitionId),
     /// Brokers' configs.
     BrokerConfigs,
     /// Who the controller is.
@@ -217,6 +227,10 @@ pub fn subject(path: &str) -> Subject {
     match parts.as_slice() {
         ["brokers", "ids", ..] => Subject::Brokers,
         ["brokers", "topics"] | ["config", "topics"] => Subject::Topics,
+        ["brokers", "topics", topic, "partitions", partition, "state"] => match partition.parse() {
+            Ok(partition) => Subject::State(TopicName::new(*topic), PartitionId::new(partition)),
+            Err(_) => Subject::Other,
+        },
         ["brokers", "topics", topic, ..] | ["config", "topics", topic] => {
             Subject::Topic(TopicName::new(*topic))
         }
@@ -245,12 +259,16 @@ mod tests {
     #[test]
     fn every_path_is_about_what_it_was_built_for() {
         let name = TopicName::new("a.b-c_d");
-        for path in [topic(&name), partitions(&name), state(&name, PartitionId::new(7)), topic_config(&name)]
-        {
+        assert_eq!(
+            subject(&state(&name, PartitionId::new(7))),
+            Subject::State(name.clone(), PartitionId::new(7))
+        );
+        for path in [topic(&name), partitions(&name), topic_config(&name)] {
             assert_eq!(subject(&path), Subject::Topic(name.clone()));
         }
         assert_eq!(state(&name, PartitionId::new(7)), "/brokers/topics/a.b-c_d/partitions/7/state");
         assert_eq!(subject(&broker(BrokerId::new(1))), Subject::Brokers);
+        assert_eq!(subject(&lives(BrokerId::new(1))), Subject::Other);
         assert_eq!(subject(&broker_config(None)), Subject::BrokerConfigs);
         assert_eq!(subject(CONTROLLER), Subject::Controller);
         assert_eq!(subject("/zookeeper/quota"), Subject::Other);

@@ -115,10 +115,12 @@ pub struct TopicRecord {
     topic_id: Option<String>,
     /// The replicas of each partition, the preferred leader first.
     pub partitions: BTreeMap<PartitionId, Vec<BrokerId>>,
+    /// Replicas that a reassignment under way adds (KIP-455).
     #[serde(default)]
-    adding_replicas: BTreeMap<PartitionId, Vec<BrokerId>>,
+    pub adding_replicas: BTreeMap<PartitionId, Vec<BrokerId>>,
+    /// Replicas that it takes away in the end.
     #[serde(default)]
-    removing_replicas: BTreeMap<PartitionId, Vec<BrokerId>>,
+    pub removing_replicas: BTreeMap<PartitionId, Vec<BrokerId>>,
 }
 
 impl TopicRecord {
