@@ -390,6 +390,53 @@ fn groups(client: &mut Client, id: [u8; 16]) {
     );
 }
 
+/// Elections and reassignments on the one broker that there is.
+fn moves(client: &mut Client) {
+    let broker = client.call(1, &DescribeClusterRequest::default()).brokers[0].broker_id;
+    client.sweep::<ElectLeadersRequest>(
+        |_| {
+            let asked = elect_leaders_request::TopicPartitions::default()
+                .with_topic(name("swept"))
+                .with_partitions(vec![0, 99]);
+            ElectLeadersRequest::default().with_topic_partitions(Some(vec![asked]))
+        },
+        |version, answer| {
+            let partitions = &answer.replica_election_results[0].partition_result;
+            assert_eq!(partitions[0].error_code, 84, "ElectLeaders {version}: not needed");
+            assert_eq!(partitions[1].error_code, 3, "ElectLeaders {version}: there is none");
+        },
+    );
+    client.sweep::<AlterPartitionReassignmentsRequest>(
+        |_| {
+            let moved = |index: i32, replicas| {
+                alter_partition_reassignments_request::ReassignablePartition::default()
+                    .with_partition_index(index)
+                    .with_replicas(replicas)
+            };
+            let topic = alter_partition_reassignments_request::ReassignableTopic::default()
+                .with_name(name("swept"))
+                .with_partitions(vec![
+                    moved(0, Some(vec![broker])),
+                    moved(7, Some(vec![broker])),
+                    moved(8, None),
+                ]);
+            AlterPartitionReassignmentsRequest::default().with_timeout_ms(9000).with_topics(vec![topic])
+        },
+        |version, answer| {
+            let codes: Vec<i16> =
+                answer.responses[0].partitions.iter().map(|partition| partition.error_code).collect();
+            assert_eq!(codes, [0, 3, 3], "AlterPartitionReassignments {version}");
+        },
+    );
+    client.sweep::<ListPartitionReassignmentsRequest>(
+        |_| ListPartitionReassignmentsRequest::default().with_timeout_ms(9000).with_topics(None),
+        |version, answer| {
+            assert_eq!(answer.error_code, 0, "ListPartitionReassignments {version}");
+            assert!(answer.topics.is_empty(), "ListPartitionReassignments {version}: nothing moves");
+        },
+    );
+}
+
 #[test]
 fn every_advertised_version_is_answered() {
     let server = Server::start(&[]);
@@ -407,6 +454,7 @@ fn every_advertised_version_is_answered() {
     groups(&mut client, id);
     configs(&mut client);
     cluster(&mut client);
+    moves(&mut client);
     let advertised: std::collections::BTreeSet<i16> =
         advertised.api_keys.iter().map(|key| key.api_key).collect();
     assert_eq!(advertised, client.called, "what is advertised is what is called here");

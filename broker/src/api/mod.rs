@@ -5,6 +5,7 @@
 //! registry or more records, while later requests begin. Called by `server::connection`.
 
 mod alter_configs;
+mod alter_partition_reassignments;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
@@ -15,6 +16,7 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
+mod elect_leaders;
 mod fetch;
 mod fetch_session;
 mod find_coordinator;
@@ -25,6 +27,7 @@ mod join_group;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
+mod list_partition_reassignments;
 mod metadata;
 mod names;
 mod offset_commit;
@@ -79,7 +82,10 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DescribeLogDirs,
     ApiKey::CreatePartitions,
     ApiKey::DeleteGroups,
+    ApiKey::ElectLeaders,
     ApiKey::IncrementalAlterConfigs,
+    ApiKey::AlterPartitionReassignments,
+    ApiKey::ListPartitionReassignments,
     ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
 ];
@@ -256,6 +262,13 @@ pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request)
         }
         ApiKey::DescribeLogDirs => at_once(&request, |body| describe_log_dirs::handle(&context, body)),
         ApiKey::CreatePartitions => in_time(request, move |body| create_partitions::handle(context, body)),
+        ApiKey::ElectLeaders => in_time(request, move |body| elect_leaders::handle(context, version, body)),
+        ApiKey::AlterPartitionReassignments => {
+            in_time(request, move |body| alter_partition_reassignments::handle(context, version, body))
+        }
+        ApiKey::ListPartitionReassignments => {
+            at_once(&request, |body| list_partition_reassignments::handle(&context, body))
+        }
         ApiKey::DescribeCluster => at_once(&request, |body| describe_cluster::handle(&context, body)),
         key => begin_group(&context, sessions, key, request),
     }

@@ -595,7 +595,7 @@ impl World {
             return;
         }
         let broker = self.any_broker();
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..23) {
             0..=1 => self.crash(broker, false),
             2..=4 => self.crash(broker, true),
             5 => {
@@ -622,7 +622,7 @@ impl World {
                 self.isolated.clear();
                 self.publish();
             }
-            15 => self.lose_disk(broker),
+            15 | 18..=20 => self.lose_disk(broker),
             16 => self.stop(broker),
             17 => self.delete_records(),
             _ => self.administer(broker),
