@@ -31,9 +31,10 @@ fix:
 build:
 	$(CARGO) build --release
 
-# The simulations with many seeds: journal and log crashes, groups.
+# The simulations with many seeds: journal and log crashes, groups, replicas.
 sim:
 	LOGGOS_SIM_SEEDS=$${LOGGOS_SIM_SEEDS:-200} LOGGOS_GROUP_SEEDS=$${LOGGOS_GROUP_SEEDS:-20000} \
+	LOGGOS_REPLICA_SEEDS=$${LOGGOS_REPLICA_SEEDS:-5000} \
 	$(CARGO) test --release -p loggos-storage -p loggos-broker -p loggos-coordinator -- --nocapture
 
 # Hundreds of MB of real lines through every client and codec, byte by byte; thousands of random histories beside a

@@ -233,7 +233,17 @@ fn look(
             continue;
         }
         let left = limits.max_bytes.saturating_sub(*bytes);
-        let mut one = read(member.partition.as_deref(), &member.wanted, (left, *bytes == 0), limits.asker);
+        let throttled = match (limits.asker, &member.partition) {
+            (Asker::Follower(follower, _), Some(partition)) => {
+                partition.is_throttled_for(context.me, follower)
+            }
+            _ => false,
+        };
+        let room = if throttled && !context.table.may_give() { (0, false) } else { (left, *bytes == 0) };
+        let mut one = read(member.partition.as_deref(), &member.wanted, room, limits.asker);
+        if throttled {
+            context.table.gave(one.records.as_ref().map_or(0, LogSlice::len));
+        }
         if let (Some(rack), Some(partition)) = (&limits.rack, &member.partition)
             && one.error.is_none()
             && let Some(near) = context.nearest(partition, member.wanted.offset, rack)
@@ -244,7 +254,7 @@ fn look(
         must_answer |= limits.tells_marks && member.told != Some(marks(&one));
         let len = one.records.as_ref().map_or(0, LogSlice::len);
         *bytes += len;
-        if len > 0 || left == 0 {
+        if len > 0 || room.0 == 0 {
             // There may be more where this came from.
             session.due.insert(key.clone());
         }

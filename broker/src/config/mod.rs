@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::log::LogConfig;
+use crate::partition::throttle::Throttled;
 
 pub use keys::{BROKER_KEYS, FORGOTTEN, Key, Kind, TOPIC_KEYS, broker_key, check, topic_key};
 
@@ -177,6 +178,10 @@ pub struct TopicConfig {
     pub after_max_ms: i64,
     /// Whether consumers see what is appended and not yet flushed.
     pub exposes_appended: bool,
+    /// `leader.replication.throttled.replicas`.
+    pub leader_throttled: Throttled,
+    /// `follower.replication.throttled.replicas`.
+    pub follower_throttled: Throttled,
 }
 
 impl TopicConfig {
@@ -217,6 +222,8 @@ impl TopicConfig {
             before_max_ms: number("message.timestamp.before.max.ms"),
             after_max_ms: number("message.timestamp.after.max.ms"),
             exposes_appended: text("loggos.expose") == "appended",
+            leader_throttled: Throttled::parse(&text("leader.replication.throttled.replicas")),
+            follower_throttled: Throttled::parse(&text("follower.replication.throttled.replicas")),
         }
     }
 }

@@ -18,6 +18,10 @@ use super::Partition;
 use super::divergence::Asked;
 use super::follower::wire_id;
 
+/// How long a leader may hold a fetch that has nothing to give.
+pub(super) const FETCH_WAIT: Duration = Duration::from_millis(500);
+/// The same while something waits here, to be flushed or for its turn.
+const HELD_WAIT: Duration = Duration::from_millis(20);
 /// The most that one fetch takes of a partition, and of all.
 const PARTITION_BYTES: i32 = 1 << 20;
 const FETCH_BYTES: i32 = 16 << 20;
@@ -61,6 +65,8 @@ pub(super) struct Copying {
     members: BTreeMap<Key, Member>,
     /// Members of which there may be something new to say.
     due: BTreeSet<Key>,
+    /// Those of them that the last request left out.
+    held: BTreeSet<Key>,
     /// Members that left, and are still in the session.
     left: Vec<Key>,
 }
@@ -75,6 +81,7 @@ impl Copying {
             turn: 0,
             members: BTreeMap::new(),
             due: BTreeSet::new(),
+            held: BTreeSet::new(),
             left: Vec::new(),
         }
     }
@@ -101,16 +108,9 @@ impl Copying {
         self.members.is_empty() && self.left.is_empty()
     }
 
-    /// Whether some of what was copied is not flushed yet.
-    pub(super) fn holds_any(&self) -> bool {
-        self.due
-            .iter()
-            .filter_map(|key| self.members.get(key))
-            .any(|known| known.partition.asks_from().is_none())
-    }
-
-    /// The next request, and whether a partition is left out of it until it is flushed.
-    pub(super) fn request(&mut self, wait: Duration) -> (FetchRequest, bool) {
+    /// The next request. Left out are partitions of which not everything is flushed, and throttled ones when
+    /// `may_copy` says so.
+    pub(super) fn request(&mut self, may_copy: impl Fn() -> bool) -> FetchRequest {
         let (mut topics, mut forgotten) = (Vec::new(), Vec::new());
         for (topic, partition) in std::mem::take(&mut self.left) {
             forget(&mut forgotten, (topic, partition));
@@ -119,7 +119,8 @@ impl Copying {
         for key in std::mem::take(&mut self.due) {
             let Some(member) = self.members.get_mut(&key) else { continue };
             let log = member.partition.log();
-            let Some(offset) = member.partition.asks_from() else {
+            let is_held_back = member.partition.is_throttled_here(self.me) && !may_copy();
+            let Some(offset) = member.partition.asks_from().filter(|_| !is_held_back) else {
                 // In the session it would be sent again and again what it has already.
                 if member.told.take().is_some() {
                     forget(&mut forgotten, key);
@@ -138,8 +139,9 @@ impl Copying {
                 ask(&mut topics, key, told);
             }
         }
-        let holds = !held.is_empty();
-        self.due = held;
+        let wait = if held.is_empty() { FETCH_WAIT } else { HELD_WAIT };
+        self.due = held.clone();
+        self.held = held;
         let state =
             ReplicaState::default().with_replica_id(wire_id(self.me)).with_replica_epoch(self.life.raw());
         let request = FetchRequest::default()
@@ -152,7 +154,7 @@ impl Copying {
             .with_topics(topics)
             .with_forgotten_topics_data(forgotten);
         self.turn = if self.turn == i32::MAX { 1 } else { self.turn + 1 };
-        (request, holds)
+        request
     }
 
     /// The parts of an answer with the partitions that they are for.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use loggos_client::connection::Connection;
 use loggos_protocol::batch::{self, Limits};
 use loggos_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, Offset};
@@ -17,17 +18,13 @@ use loggos_protocol::kafka::{ErrorCode, messages};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::copying::{Copying, Member};
+use super::copying::{Copying, FETCH_WAIT, Member};
 use super::divergence::Verdict;
 use super::{Table, waiters};
 use crate::clock;
 use crate::log::LogError;
 use crate::metadata::Metadata;
 
-/// How long a leader may hold a fetch that has nothing to give.
-const FETCH_WAIT: Duration = Duration::from_millis(500);
-/// The same while something that was copied is not flushed yet, and so can't be asked on for.
-const HELD_WAIT: Duration = Duration::from_millis(10);
 /// How long an answer may take on top of that.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a connection may take.
@@ -117,10 +114,7 @@ impl Copier {
                 applied.mark_changed();
                 continue;
             }
-            let (request, holds) = copying.request(if copying.holds_any() { HELD_WAIT } else { FETCH_WAIT });
-            if holds {
-                tracing::trace!(leader = %self.leader, "some of it is not flushed yet");
-            }
+            let request = copying.request(|| self.table.may_copy());
             let answer = connection.call_at(&request, VERSION, FETCH_WAIT + ANSWER_DEADLINE).await;
             let answer = answer.map_err(|error| error.to_string())?;
             let code = ErrorCode::new(answer.error_code);
@@ -135,6 +129,11 @@ impl Copier {
     async fn take(&self, parts: Vec<(Member, PartitionData)>) -> Result<(), String> {
         if parts.is_empty() {
             return Ok(());
+        }
+        for (member, data) in &parts {
+            if member.partition.is_throttled_here(self.me) {
+                self.table.copied(data.records.as_ref().map_or(0, Bytes::len));
+            }
         }
         // Files are written and cut: not on a thread of the network.
         let taken = tokio::task::spawn_blocking(move || take(parts)).await;

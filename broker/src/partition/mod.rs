@@ -6,6 +6,7 @@
 //! | `read` | what consumers and followers are given |
 //! | `replication` | what consumers may see (pure) |
 //! | `divergence` | where two replicas' logs part, and what is done about it (pure) |
+//! | `throttle` | how fast replicas catch up (pure) |
 //! | `lease` | how long this broker may act for the ensemble (pure) |
 //! | `waiters` | parked producers and fetches |
 //! | `table` | all partitions of this broker; follows the metadata |
@@ -22,6 +23,7 @@ pub mod lease;
 mod read;
 pub mod replication;
 pub mod table;
+pub mod throttle;
 pub mod waiters;
 
 use std::sync::Arc;
@@ -336,6 +338,18 @@ impl Partition {
             let asked = replication.pending_change().cloned();
             asked.or_else(|| replication.isr_change(now, lag_ms, life_of))
         })
+    }
+
+    /// Whether this broker's copying is to be bounded: it isn't in sync, and the topic names it.
+    pub fn is_throttled_here(&self, me: BrokerId) -> bool {
+        let names = self.config.read().follower_throttled.names(self.id, me);
+        names && !self.progress.replication.lock().role().isr.contains(&me)
+    }
+
+    /// Whether what this broker, the leader, gives to `follower` is to be bounded.
+    pub fn is_throttled_for(&self, me: BrokerId, follower: BrokerId) -> bool {
+        let names = self.config.read().leader_throttled.names(self.id, me);
+        names && !self.progress.replication.lock().role().isr.contains(&follower)
     }
 
     /// Whether there are other replicas.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::Partition;
 use super::lease::Lease;
 use super::replication::Role;
+use super::throttle::Bucket;
 use crate::clock;
 use crate::config::{BrokerConfigs, TopicConfig};
 use crate::log::{Log, LogConfig, LogDir, LogError};
@@ -34,6 +35,8 @@ pub struct Table {
     /// Which life of this broker it is.
     epoch: Mutex<BrokerEpoch>,
     lease: Arc<Lease>,
+    given: Bucket,
+    copied: Bucket,
     applying: Mutex<Arc<View>>,
     applied: watch::Sender<u64>,
 }
@@ -49,6 +52,8 @@ impl Table {
             configs: RwLock::new(Arc::new(configs)),
             epoch: Mutex::new(epoch),
             lease: Arc::default(),
+            given: Bucket::default(),
+            copied: Bucket::default(),
             applying: Mutex::new(Arc::new(View::default())),
             applied: watch::Sender::new(0),
         }
@@ -102,6 +107,26 @@ impl Table {
     /// How long this broker may act as the leader that it was.
     pub const fn lease(&self) -> &Arc<Lease> {
         &self.lease
+    }
+
+    /// Whether more may be given to throttled followers now (`leader.replication.throttled.rate`).
+    pub fn may_give(&self) -> bool {
+        self.given.flows(self.configs().number("leader.replication.throttled.rate"), clock::moment())
+    }
+
+    /// So much was given to them.
+    pub fn gave(&self, bytes: usize) {
+        self.given.spend(bytes);
+    }
+
+    /// Whether more may be copied to throttled replicas here (`follower.replication.throttled.rate`).
+    pub fn may_copy(&self) -> bool {
+        self.copied.flows(self.configs().number("follower.replication.throttled.rate"), clock::moment())
+    }
+
+    /// So much was copied to them.
+    pub fn copied(&self, bytes: usize) {
+        self.copied.spend(bytes);
     }
 
     /// The brokers that lead something of which this one keeps a replica.

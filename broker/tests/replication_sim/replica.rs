@@ -21,9 +21,7 @@ pub const LAG_MS: i64 = 400;
 pub enum Mutant {
     AsksBeforeItIsFlushed,
     ServesWithoutJudging,
-    CountsAcrossEpochs,
     CutsToTheHighWatermark,
-    CopiesFromAnyEpoch,
     KeepsItsEpochAfterARestart,
     ElectsUncleanly,
     ForgetsWhoJoins,
@@ -38,12 +36,10 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 14] = [
         Self::AsksBeforeItIsFlushed,
         Self::ServesWithoutJudging,
-        Self::CountsAcrossEpochs,
         Self::CutsToTheHighWatermark,
-        Self::CopiesFromAnyEpoch,
         Self::KeepsItsEpochAfterARestart,
         Self::ElectsUncleanly,
         Self::ForgetsWhoJoins,
@@ -234,8 +230,7 @@ impl Process {
 
     /// As `Partition::read` for a follower.
     pub fn answer(&mut self, disk: &Disk, ask: Ask, now: i64) -> Option<Tell> {
-        let wrong_epoch = ask.epoch != self.epoch() && !self.is(Mutant::CountsAcrossEpochs);
-        if !self.leads(now) || wrong_epoch {
+        if !self.leads(now) || ask.epoch != self.epoch() {
             return None;
         }
         let mut verdict = judge(ask.asked, disk);
@@ -257,8 +252,8 @@ impl Process {
         if self.asking.is_some_and(|(number, _)| number == tell.ask.number) {
             self.asking = None;
         }
-        let wrong_epoch = tell.ask.epoch != self.epoch() && !self.is(Mutant::CopiesFromAnyEpoch);
-        if self.replication.leads() || wrong_epoch || tell.ask.life.raw() > self.life.raw() {
+        if self.replication.leads() || tell.ask.epoch != self.epoch() || tell.ask.life.raw() > self.life.raw()
+        {
             return false;
         }
         let log = (&*disk, disk.latest_epoch());

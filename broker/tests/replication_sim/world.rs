@@ -96,6 +96,8 @@ pub struct World {
     mutant: Option<Mutant>,
     ledger: Ledger,
     consumer_at: i64,
+    /// Nobody produces until then.
+    calm_until: i64,
     next_value: u64,
     next_incarnation: u64,
     last_version: i32,
@@ -129,6 +131,7 @@ impl World {
             mutant,
             ledger: Ledger::default(),
             consumer_at: 0,
+            calm_until: 0,
             next_value: 0,
             next_incarnation: 0,
             last_version: 0,
@@ -505,7 +508,7 @@ impl World {
             Event::Produce => {
                 let delay = self.rng.random_range(1..12);
                 self.at(delay, At::World, Event::Produce);
-                if self.now < TROUBLE_MS + PEACE_MS - QUIET_MS {
+                if self.now < TROUBLE_MS + PEACE_MS - QUIET_MS && self.now >= self.calm_until {
                     self.produce();
                 }
             }
@@ -595,7 +598,7 @@ impl World {
             return;
         }
         let broker = self.any_broker();
-        match self.rng.random_range(0..23) {
+        match self.rng.random_range(0..25) {
             0..=1 => self.crash(broker, false),
             2..=4 => self.crash(broker, true),
             5 => {
@@ -624,6 +627,7 @@ impl World {
             }
             15 | 18..=20 => self.lose_disk(broker),
             16 => self.stop(broker),
+            21..=22 => self.calm_until = self.now + self.rng.random_range(100..1_000),
             17 => self.delete_records(),
             _ => self.administer(broker),
         }
