@@ -654,6 +654,10 @@ impl World {
         self.crash(broker, true);
         self.disks.insert(broker, Disk::default());
         self.wiped.insert(broker);
+        if self.rng.random_bool(0.7) {
+            // What it had is all that there is when it comes back with nothing.
+            self.calm_until = self.now + 800;
+        }
         self.done.disks_lost += 1;
         if self.registry.now.partition.isr.contains(&broker) {
             self.ledger.lost.insert(broker);
