@@ -7,6 +7,7 @@ mod bad_batches;
 mod bad_input;
 mod cell;
 mod clients;
+mod cluster;
 mod command_line;
 mod disk_full;
 mod exposure;

@@ -142,6 +142,9 @@ impl Drop for Server {
     }
 }
 
+/// What a server listens on for others that it isn't told of.
+const ANY_PEER_PORT: [&str; 2] = ["--peer-listen", "127.0.0.1:0"];
+
 fn launch(data_dir: &Path, extra: &[String], again: Option<&Addresses>) -> (Child, Addresses) {
     let _ = fs::remove_file(data_dir.join("addresses.json"));
     let kafka = again.map_or_else(|| "127.0.0.1:0".to_owned(), |addresses| addresses.kafka.to_string());
@@ -149,7 +152,8 @@ fn launch(data_dir: &Path, extra: &[String], again: Option<&Addresses>) -> (Chil
         .args(["serve", "--data-dir"])
         .arg(data_dir)
         .args(["--listen", &kafka, "--coordinator-listen", "127.0.0.1:0"])
-        .args(["--peer-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"])
+        .args(["--http-listen", "127.0.0.1:0"])
+        .args(if extra.iter().any(|given| given == "--peer-listen") { &[][..] } else { &ANY_PEER_PORT })
         .args(extra)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -106,7 +106,7 @@ impl Session {
     /// # Errors
     /// `Unreachable`.
     pub async fn connect(cluster: &str, timeout: Duration) -> Result<Self, RegistryError> {
-        let client = connect(cluster, timeout).await?;
+        let client = first(cluster, timeout).await?;
         let shared = Arc::new(Shared {
             cluster: cluster.to_owned(),
             asked: timeout,
@@ -357,6 +357,20 @@ fn znode(data: Vec<u8>, stat: &zk::Stat) -> Znode {
         created: Zxid::new(stat.czxid),
         modified: Zxid::new(stat.mzxid),
         owner: stat.ephemeral_owner,
+    }
+}
+
+/// The first session: an ensemble that is only being formed, or has just lost its leader, is waited for.
+async fn first(cluster: &str, timeout: Duration) -> Result<zk::Client, RegistryError> {
+    let deadline = tokio::time::Instant::now() + CONNECT_DEADLINE;
+    loop {
+        match connect(cluster, timeout).await {
+            Err(error) if tokio::time::Instant::now() < deadline => {
+                tracing::debug!(%error, "no session with the coordinator yet");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            other => return other,
+        }
     }
 }
 
