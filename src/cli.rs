@@ -29,11 +29,28 @@ const EXAMPLES: &str = "Examples:
 enum Asked {
     /// Run a broker and a coordination server (or a broker alone, with --coordinator)
     Serve(Role<ServeOptions>),
-    /// Run a coordination server alone: a Paxos replica that ZooKeeper clients talk to
-    Coordinator(Role<CoordinatorRoleOptions>),
+    /// Run a coordination server alone, or ask one how its cell is and change who belongs to it
+    #[command(after_help = COORDINATOR_EXAMPLES)]
+    Coordinator(CoordinatorAsked),
     #[command(flatten)]
     Tool(Tool),
 }
+
+/// A coordination server to run, or a question for one.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct CoordinatorAsked {
+    #[command(subcommand)]
+    tool: Option<crate::tools::cell::Command>,
+
+    #[command(flatten)]
+    role: Role<CoordinatorRoleOptions>,
+}
+
+const COORDINATOR_EXAMPLES: &str = "Examples:
+  loggos coordinator --servers a:2888,b:2888,c:2888   one of three coordination servers
+  loggos coordinator status --http a:9644             who leads, who follows
+  loggos coordinator transfer 2 --http a:9644         server 2 shall lead";
 
 /// A long-running role's options, and the two that are about options.
 #[derive(Args)]
@@ -81,7 +98,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, E
     let role_matches = matches.subcommand().map(|(_, matches)| matches);
     match cli.asked {
         Some(Asked::Serve(role)) => settle(role, role_matches, |options| Command::Serve(Box::new(options))),
-        Some(Asked::Coordinator(role)) => {
+        Some(Asked::Coordinator(CoordinatorAsked { tool: Some(tool), .. })) => {
+            Ok(Command::Tool(Tool::Cell(tool)))
+        }
+        Some(Asked::Coordinator(CoordinatorAsked { tool: None, role })) => {
             settle(role, role_matches, |options| Command::Coordinator(Box::new(options)))
         }
         Some(Asked::Tool(tool)) => Ok(Command::Tool(tool)),

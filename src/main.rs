@@ -2,6 +2,7 @@
 //! exit code (0 done, 1 failed, 2 asked for something that can't be).
 
 mod cli;
+mod commands;
 mod config;
 mod ops;
 mod roles;

@@ -16,10 +16,12 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{CellOptions, CommonOptions, CoordinatorRoleOptions, ServeOptions, settings_map};
-use crate::{ops, telemetry};
+use crate::{commands, ops, telemetry};
 
 /// How long a stopping server may take to flush and say goodbye before the process ends regardless.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks for the cell's leader.
+const LEADER_PAUSE: Duration = Duration::from_millis(5);
 /// What serves `/metrics` may take this long to finish its last answers.
 const HTTP_STOP_DEADLINE: Duration = Duration::from_millis(200);
 
@@ -78,13 +80,11 @@ pub fn serve(options: ServeOptions) -> Result<ExitCode, Refusal> {
         } else {
             Some(start_coordinator(&options.common.data_dir, &options.cell).await?)
         };
-        let ensemble = match &coordinator {
-            Some(handle) => handle.client_addr().to_string(),
-            None => options.coordinator.clone(),
+        let broker_options = match &coordinator {
+            Some(handle) => in_cell(broker_options, handle).await,
+            None => broker_options,
         };
-        let broker = Broker::start(BrokerOptions { coordinator: ensemble, ..broker_options })
-            .await
-            .map_err(|error| Refusal::new(error.to_string()))?;
+        let broker = Broker::start(broker_options).await.map_err(|error| Refusal::new(error.to_string()))?;
         run(options.common, http, coordinator, Some(broker), started).await
     })
 }
@@ -122,10 +122,19 @@ async fn run(
     let readiness = ops::Readiness::default();
     readiness.set(true);
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(ops::serve(http, recorder, readiness.clone(), axum::Router::new(), async {
+    let commands =
+        coordinator.as_ref().map_or_else(axum::Router::new, |own| commands::router(own.operator()));
+    let server = tokio::spawn(ops::serve(http, recorder, readiness.clone(), commands, async {
         let _ = stopped.await;
     }));
-    let signal = wait_for_signal().await?;
+    let mut coordinator = coordinator;
+    let signal = tokio::select! {
+        signal = wait_for_signal() => signal?,
+        error = failure(&mut coordinator) => {
+            tracing::error!(%error, "the coordination server has failed: the process ends");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     tracing::info!(signal, "stopping");
     readiness.set(false);
     let stopping = async {
@@ -151,12 +160,55 @@ async fn run(
     Ok(code)
 }
 
+/// Waits for the failure of a coordination server; for ever, if there is none.
+async fn failure(coordinator: &mut Option<CoordinatorHandle>) -> loggos_coordinator::DriverError {
+    match coordinator {
+        Some(handle) => handle.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A broker beside a coordination server of its cell: it knows all of them, its own first, and is told to clients as
+/// its machine is to the other servers. Returns when somebody leads the cell.
+async fn in_cell(options: BrokerOptions, handle: &CoordinatorHandle) -> BrokerOptions {
+    let operator = handle.operator();
+    let status = loop {
+        match operator.status().await {
+            Some(status) if status.leader != 0 => break status,
+            Some(_) => tokio::time::sleep(LEADER_PAUSE).await,
+            // It has failed, and says so itself.
+            None => return options,
+        }
+    };
+    let mut own = handle.client_addr();
+    if own.ip().is_unspecified() {
+        own.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let others = status.members.iter().filter(|member| member.server != status.server);
+    let ensemble = std::iter::once(own.to_string())
+        .chain(others.map(|member| member.client.clone()))
+        .collect::<Vec<_>>();
+    let me = status.members.iter().find(|member| member.server == status.server);
+    let host = me.and_then(|member| host_and_port(&member.peer)).map(|(host, _)| host);
+    let mut advertise = options.advertise.clone();
+    if advertise.is_none() && options.listen.ip().is_unspecified() {
+        advertise = host.map(|host| (host, options.listen.port()));
+    }
+    BrokerOptions { coordinator: ensemble.join(","), advertise, ..options }
+}
+
 fn broker_options(options: &ServeOptions) -> Result<BrokerOptions, Refusal> {
     let advertise = advertised("--advertise", &options.advertise)?;
     let replication_advertise = advertised("--replication-advertise", &options.replication_advertise)?;
+    let mut listen = options.listen;
+    if coordinator_options(&options.common.data_dir, &options.cell)?.spans_machines()
+        && listen == BrokerOptions::default().listen
+    {
+        listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+    }
     Ok(BrokerOptions {
         data_dir: options.common.data_dir.join("broker"),
-        listen: options.listen,
+        listen,
         advertise,
         replication_advertise,
         coordinator: options.coordinator.clone(),
@@ -176,14 +228,14 @@ fn advertised(option: &str, text: &str) -> Result<Option<(String, u16)>, Refusal
     host_and_port(text).map(Some).ok_or_else(|| Refusal::new(format!("{option}: {example}")))
 }
 
-async fn start_coordinator(data_dir: &Path, cell: &CellOptions) -> Result<CoordinatorHandle, Refusal> {
+fn coordinator_options(data_dir: &Path, cell: &CellOptions) -> Result<CoordinatorOptions, Refusal> {
     let bulk_listen = match cell.bulk_listen.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|_| {
             Refusal::new(format!("--bulk-listen: '{text}' is not ADDR:PORT, as in 0.0.0.0:3888"))
         })?),
     };
-    Coordinator::start(CoordinatorOptions {
+    Ok(CoordinatorOptions {
         data_dir: data_dir.join("coordinator"),
         client_listen: cell.coordinator_listen,
         peer_listen: cell.peer_listen,
@@ -201,8 +253,11 @@ async fn start_coordinator(data_dir: &Path, cell: &CellOptions) -> Result<Coordi
         super_digest: (!cell.super_digest.is_empty()).then(|| cell.super_digest.clone()),
         ..CoordinatorOptions::default()
     })
-    .await
-    .map_err(|error| Refusal::new(error.to_string()))
+}
+
+async fn start_coordinator(data_dir: &Path, cell: &CellOptions) -> Result<CoordinatorHandle, Refusal> {
+    let options = coordinator_options(data_dir, cell)?;
+    Coordinator::start(options).await.map_err(|error| Refusal::new(error.to_string()))
 }
 
 fn host_and_port(text: &str) -> Option<(String, u16)> {

@@ -34,5 +34,5 @@ pub mod watches;
 
 pub use config::CoordinatorOptions;
 pub use driver::{CellStatus, MemberStatus};
-pub use error::{CoordinatorError, LedgerError};
-pub use start::{Coordinator, CoordinatorHandle};
+pub use error::{CoordinatorError, DriverError, LedgerError};
+pub use start::{Coordinator, CoordinatorHandle, Operator};

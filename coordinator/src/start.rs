@@ -30,6 +30,7 @@ use crate::peer::door::{Asked, Behind, Door, accept};
 use crate::peer::handshake::{Answer, Card, Question};
 use crate::peer::{Links, ask};
 use crate::server::connection::Limits;
+use crate::server::four_letter::{self, Word};
 use crate::server::listener::{self, Most};
 use crate::tree::Tree;
 
@@ -195,6 +196,13 @@ impl Operator {
         let (answer, answered) = oneshot::channel();
         self.inputs.send(Input::Cell(CellRequest::Status(answer))).await.ok()?;
         answered.await.ok()
+    }
+
+    /// What the four-letter word `mntr` says.
+    pub async fn monitor(&self) -> Option<String> {
+        let (answer, answered) = oneshot::channel();
+        self.inputs.send(Input::Ask { word: Word::Mntr, answer }).await.ok()?;
+        answered.await.ok().map(|report| four_letter::answer(Word::Mntr, &report))
     }
 
     /// Makes these the voters.

@@ -7,10 +7,12 @@
 //! | `consume` | `loggos consume`: records to lines |
 //! | `perf` | `loggos perf produce, consume` |
 //! | `dump_log` | `loggos dump-log` |
+//! | `cell` | `loggos coordinator status, members, add, remove, transfer` |
 //! | `options`, `instant` | what several of them take |
 //!
-//! All but `dump-log` are clients like any other: they see Kafka's wire and nothing else. Called by `main`.
+//! All but `dump-log` and `cell` are clients like any other: they see Kafka's wire and nothing else. Called by `main`.
 
+pub mod cell;
 mod consume;
 mod dump_log;
 mod instant;
@@ -40,6 +42,9 @@ pub enum Tool {
     Perf(perf::Command),
     /// Show the batches in segment files (.log)
     DumpLog(dump_log::Options),
+    /// Stands below `loggos coordinator`
+    #[command(skip)]
+    Cell(cell::Command),
 }
 
 /// Why a command didn't do what it was asked to.
@@ -73,6 +78,7 @@ pub async fn run(tool: Tool) -> ExitCode {
         Tool::Consume(options) => consume::run(*options).await,
         Tool::Perf(command) => perf::run(command).await,
         Tool::DumpLog(options) => dump_log::run(&options),
+        Tool::Cell(command) => cell::run(command).await,
     };
     match outcome {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use crate::process::{DEADLINE, binary, eventually};
+use crate::process::{DEADLINE, binary, eventually, http_get, loggos, loggos_ok};
 
 const OPEN: zookeeper_client::CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 
@@ -21,18 +21,20 @@ struct Node {
     arguments: Vec<String>,
     client: String,
     peer: String,
+    http: String,
 }
 
 impl Node {
     fn new(dir: PathBuf, extra: &[String], peer: String) -> Self {
-        let client = format!("127.0.0.1:{}", free_port());
+        let (client, http) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+        let bulk = format!("127.0.0.1:{}", free_port());
         let mut arguments: Vec<String> =
             ["coordinator", "--coordinator-listen", &client, "--peer-listen", &peer]
                 .map(str::to_owned)
                 .to_vec();
-        arguments.extend(["--bulk-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"].map(str::to_owned));
+        arguments.extend(["--bulk-listen", &bulk, "--http-listen", &http].map(str::to_owned));
         arguments.extend_from_slice(extra);
-        Self { child: None, dir, arguments, client, peer }
+        Self { child: None, dir, arguments, client, peer, http }
     }
 
     /// Starts the process, and waits for nothing.
@@ -102,8 +104,18 @@ impl Drop for Node {
     }
 }
 
+/// A port that nobody has, below those that the system gives to whoever asks for any: a server that is restarted
+/// finds its own again.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
+    static NEXT: std::sync::OnceLock<std::sync::atomic::AtomicU16> = std::sync::OnceLock::new();
+    let first = 12_000 + (std::process::id() % 180) as u16 * 100;
+    let next = NEXT.get_or_init(|| first.into());
+    loop {
+        let port = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The servers of one cell.
@@ -388,6 +400,39 @@ async fn a_server_of_its_own_grows_to_three() {
     cell.nodes[leader].kill();
     cell.wait_for_leader();
     check(&cell, "/growth", &written).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_see_the_cell_and_change_it() {
+    let mut cell = Cell::form(&[]);
+    let leader = cell.wait_for_leader();
+    let http = cell.nodes[leader].http.clone();
+    let status = loggos_ok(&["coordinator", "status", "--http", &http]);
+    assert!(status.contains("leader") && status.contains(&cell.nodes[leader].client), "{status}");
+    let other = (leader + 1) % 3;
+    let number = (other + 1).to_string();
+    // Any server passes the wish on to the leader.
+    loggos_ok(&["coordinator", "transfer", &number, "--http", &cell.nodes[other].http]);
+    eventually("the other one leads", || cell.nodes[other].mode() == "leader");
+    let peer = format!("127.0.0.1:{}", free_port());
+    let join = ["--join".to_owned(), cell.nodes[leader].peer.clone()];
+    let mut node = Node::new(cell.dir.path().join("server3"), &join, peer.clone());
+    node.start();
+    cell.nodes.push(node);
+    eventually("it stands by", || cell.nodes[3].mode() == "observer");
+    let line = |http: &str| {
+        let members = loggos_ok(&["coordinator", "members", "--http", http]);
+        members.lines().find(|line| line.contains(&peer)).map(str::to_owned)
+    };
+    assert!(line(&http).expect("a member").starts_with("4       learner"));
+    let refused = loggos(&["coordinator", "add", "4", "--http", &http]);
+    assert_eq!(refused.status.code(), Some(1), "four voters survive no more than three do");
+    loggos_ok(&["coordinator", "remove", "4", "--http", &http]);
+    eventually("it is gone", || line(&http).is_none());
+    let (status, body) = http_get(http.parse().expect("an address"), "/commands/voting_view");
+    assert!(status == 200 && body.contains(&cell.nodes[other].client), "{body}");
+    let (status, body) = http_get(http.parse().expect("an address"), "/commands/monitor");
+    assert!(status == 200 && body.contains("\"server_state\":\"follower\""), "{body}");
 }
 
 #[test]

@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn clients_that_compare_texts_find_theirs() {
-        let report = Report { zxid: 31, nodes: 5, ..Report::default() };
+        let report = Report { mode: "standalone", zxid: 31, nodes: 5, ..Report::default() };
         assert_eq!(answer(Word::Ruok, &report), "imok");
         assert_eq!(answer(Word::Isro, &report), "rw");
         let srvr = answer(Word::Srvr, &report);
