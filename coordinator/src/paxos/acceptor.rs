@@ -1,7 +1,7 @@
 //! The acceptor: a server's memory of what it promised and what it accepted (design 1.3).
 //!
 //! It follows one rule, P1a of the paper: *accept a proposal numbered n iff no response was given to a prepare
-//! numbered above n*. It decides in memory; the engine writes what it says is to be written, and lets no answer out
+//! numbered above n* (`basic` shows it for one slot). It decides in memory; the engine writes what it says is to be written, and lets no answer out
 //! before that is durable. Slots of the chosen prefix are the learner's; here are only the open ones.
 
 use std::collections::BTreeMap;

@@ -15,6 +15,7 @@
 
 pub mod acceptor;
 pub mod ballot;
+pub mod basic;
 pub mod codec;
 pub mod engine;
 pub mod event;

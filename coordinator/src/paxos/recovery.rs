@@ -4,7 +4,7 @@
 //! majority of acceptors such that either (a) no acceptor in S has accepted any proposal numbered less than n, or
 //! (b) v is the value of the highest-numbered proposal among all proposals numbered less than n accepted by the
 //! acceptors in S.* The promises of phase 1 are S; they cover all slots from `from` on, for as long as the leader
-//! leads, so that voters of a later membership can be added to them.
+//! leads, so that voters of a later membership can be added to them. `basic` shows the rule for one slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
