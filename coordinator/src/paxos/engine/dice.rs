@@ -22,9 +22,9 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`; 0 if that is 0.
+    /// A number below `limit`. Where there is no choice nothing is drawn.
     pub fn below(&mut self, limit: u64) -> u64 {
-        if limit == 0 { 0 } else { self.next() % limit }
+        if limit <= 1 { 0 } else { self.next() % limit }
     }
 
     /// A span between the two, in steps of a microsecond.
