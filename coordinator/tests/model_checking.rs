@@ -41,7 +41,6 @@ where
     for name in sometimes {
         assert!(checker.discovery(name).is_some(), "never: {name}");
     }
-    println!("{} states, {} of them different", checker.state_count(), checker.unique_state_count());
     assert!(checker.state_count() < STATES_LIMIT, "the search was cut short");
 }
 
@@ -57,7 +56,6 @@ where
         .finish_when(HasDiscoveries::AnyFailures)
         .spawn_bfs()
         .join();
-    println!("{} states, {} of them different", checker.state_count(), checker.unique_state_count());
     let found = broken.iter().any(|name| checker.discovery(name).is_some());
     assert!(found, "the planted error was not noticed");
 }

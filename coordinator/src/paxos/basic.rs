@@ -145,6 +145,7 @@ mod tests {
     use super::super::value::Value;
     use super::*;
     use proptest::prelude::*;
+    use std::collections::btree_map::Entry;
 
     fn ballot(round: u64, owner: u16) -> Ballot {
         Ballot::of(round, ServerId::new(owner))
@@ -393,7 +394,7 @@ mod tests {
                         let at = ballot(round, owner);
                         let Some((proposer, promises)) = attempts.get(&at) else { continue };
                         let names = cell.names();
-                        if !issued.contains_key(&at) {
+                        if let Entry::Vacant(vacant) = issued.entry(at) {
                             let proposal = proposer.proposal(&names);
                             let found = promises.find(Slot::FIRST, &names);
                             let expected = match &proposal {
@@ -406,7 +407,7 @@ mod tests {
                             };
                             prop_assert_eq!(found, expected);
                             let Some(proposal) = proposal else { continue };
-                            issued.insert(at, proposal);
+                            vacant.insert(proposal);
                         }
                         let proposal = issued[&at].clone();
                         let accepted = cell.accept(&proposal, &[acceptor]) == 1;
