@@ -8,6 +8,8 @@
 //! | [`simple`] | fetching by hand, at an offset, from a partition's leader |
 //! | [`reader`] | many partitions read side by side |
 //! | [`admin`] | topics, partitions, configurations |
+//! | [`registry`] | what brokers share through the coordinator, and the session with it |
+//! | [`lock`] | locks, semaphores, elections and sequencers on the coordinator |
 //! | [`config`] | every setting, with its default |
 //!
 //! Nothing here knows the broker's crate: all that crosses is Kafka's wire.
@@ -17,6 +19,7 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod error;
+pub mod lock;
 pub mod message;
 pub mod metadata;
 pub mod producer;

@@ -15,6 +15,7 @@ mod groups;
 mod kafka_on_zookeeper;
 mod kill_storm;
 mod librdkafka;
+mod locks;
 mod power_cut;
 mod process;
 mod reconnect;

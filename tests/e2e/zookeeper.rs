@@ -14,7 +14,7 @@ use crate::storm::{Plan, Storm, check};
 const JARS: &str = "/usr/share/java";
 
 /// A ZooKeeper that ends with its test.
-struct ZooKeeper {
+pub struct ZooKeeper {
     child: Child,
     address: SocketAddr,
     _dir: TempDir,
@@ -22,7 +22,7 @@ struct ZooKeeper {
 
 impl ZooKeeper {
     /// Starts one, if this machine has it.
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         if !have("java") {
             return None;
         }
@@ -57,6 +57,11 @@ impl ZooKeeper {
             std::thread::sleep(Duration::from_millis(50));
         }
         Some(zookeeper)
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
     }
 
     fn is_ok(&self) -> bool {

@@ -1,10 +1,13 @@
 //! A session with the ensemble, Loggos' own or ZooKeeper's: the only file that names `zookeeper_client`.
 //!
 //! An expired session is replaced by a new one; whoever keeps something under the old one watches
-//! [`Session::generation`] and does it again. Every call has a deadline. Called by the registry's other files.
+//! [`Session::generation`] and does it again. Every call has a deadline. Called by the registry's other files, and
+//! by `lock`, whose own calls stand in `session/passing.rs`.
+
+mod passing;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loggos_protocol::ids::Zxid;
 use parking_lot::RwLock;
@@ -96,6 +99,8 @@ struct Shared {
     asked: Duration,
     /// What the next one asks for.
     timeout: RwLock<Duration>,
+    /// How long a session that seems lost is asked for again before a new one takes its place.
+    grace: Duration,
     client: RwLock<zk::Client>,
     generation: watch::Sender<u64>,
 }
@@ -106,11 +111,25 @@ impl Session {
     /// # Errors
     /// `Unreachable`.
     pub async fn connect(cluster: &str, timeout: Duration) -> Result<Self, RegistryError> {
+        Self::connect_with_grace(cluster, timeout, Duration::ZERO).await
+    }
+
+    /// As `connect`; a session without contact is not given up before `grace` has passed, or the ensemble has said
+    /// that it is no more. Watches of before tell that they have ended; the session's nodes are still there.
+    ///
+    /// # Errors
+    /// `Unreachable`.
+    pub async fn connect_with_grace(
+        cluster: &str,
+        timeout: Duration,
+        grace: Duration,
+    ) -> Result<Self, RegistryError> {
         let client = first(cluster, timeout).await?;
         let shared = Arc::new(Shared {
             cluster: cluster.to_owned(),
             asked: timeout,
             timeout: RwLock::new(timeout),
+            grace,
             client: RwLock::new(client),
             generation: watch::Sender::new(0),
         });
@@ -396,6 +415,15 @@ async fn connect(cluster: &str, timeout: Duration) -> Result<zk::Client, Registr
     client.map_err(|error| unreachable(error.to_string()))
 }
 
+/// Takes the session up again that the client library has given up.
+async fn resume(shared: &Shared) -> Result<zk::Client, RegistryError> {
+    let session = shared.client.read().session().clone();
+    let connector =
+        zk::Client::connector().with_session_timeout(*shared.timeout.read()).with_session(session);
+    let client = tokio::time::timeout(CONNECT_DEADLINE, connector.connect(&shared.cluster));
+    client.await.map_err(|_| RegistryError::Timeout)?.map_err(|error| of(&error))
+}
+
 /// Waits for the session's end and begins a new one, as long as anybody uses it.
 async fn replace_expired(shared: std::sync::Weak<Shared>) {
     loop {
@@ -412,8 +440,24 @@ async fn replace_expired(shared: std::sync::Weak<Shared>) {
                 }
             }
         }
+        let lost = Instant::now();
+        let mut hope = true;
         loop {
             let Some(held) = shared.upgrade() else { return };
+            if hope && lost.elapsed() < held.grace {
+                match resume(&held).await {
+                    Ok(client) => {
+                        tracing::info!("the session with the coordinator goes on");
+                        *held.client.write() = client;
+                        break;
+                    }
+                    Err(RegistryError::Expired) => hope = false,
+                    Err(error) => tracing::debug!(%error, "the session is not taken up yet"),
+                }
+                drop(held);
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            }
             let next_timeout = *held.timeout.read();
             match connect(&held.cluster, next_timeout).await {
                 Ok(client) => {
