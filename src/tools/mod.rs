@@ -6,11 +6,13 @@
 //! | `produce` | `loggos produce`: lines to records |
 //! | `consume` | `loggos consume`: records to lines |
 //! | `perf` | `loggos perf produce, consume` |
+//! | `registry` | `loggos registry ls, get, set, watch`: the tree as files |
 //! | `dump_log` | `loggos dump-log` |
 //! | `cell` | `loggos coordinator status, members, add, remove, transfer` |
 //! | `options`, `instant` | what several of them take |
 //!
-//! All but `dump-log` and `cell` are clients like any other: they see Kafka's wire and nothing else. Called by `main`.
+//! All but `dump-log` and `cell` are clients like any other: they see Kafka's wire, or ZooKeeper's, and nothing else.
+//! Called by `main`.
 
 pub mod cell;
 mod consume;
@@ -19,6 +21,7 @@ mod instant;
 mod options;
 mod perf;
 mod produce;
+mod registry;
 mod topic;
 
 use std::io;
@@ -40,6 +43,9 @@ pub enum Tool {
     /// Measure throughput and latency
     #[command(subcommand)]
     Perf(perf::Command),
+    /// Look at the coordinator's tree, and change it, as if it were files
+    #[command(subcommand)]
+    Registry(registry::Command),
     /// Show the batches in segment files (.log)
     DumpLog(dump_log::Options),
     /// Stands below `loggos coordinator`
@@ -77,6 +83,7 @@ pub async fn run(tool: Tool) -> ExitCode {
         Tool::Produce(options) => produce::run(*options).await,
         Tool::Consume(options) => consume::run(*options).await,
         Tool::Perf(command) => perf::run(command).await,
+        Tool::Registry(command) => registry::run(command).await,
         Tool::DumpLog(options) => dump_log::run(&options),
         Tool::Cell(command) => cell::run(command).await,
     };

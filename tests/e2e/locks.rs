@@ -14,7 +14,7 @@ use loggos_client::lock::{
 use loggos_client::registry::{Op, RegistryError};
 use tempfile::TempDir;
 
-use crate::process::{DEADLINE, binary};
+use crate::process::{DEADLINE, binary, loggos, loggos_ok};
 use crate::zookeeper::ZooKeeper;
 
 /// Too short for anything that isn't free.
@@ -356,4 +356,36 @@ fn a_holder_that_is_cut_off_learns_of_it_and_its_lock_lingers() {
         within("the holder's loss", held.lost()).await;
         assert_eq!(lonely.lease().borrow().state, LeaseState::Expired);
     });
+}
+
+#[test]
+fn the_tree_is_shown_as_files() {
+    let coordinator = Coordinator::start();
+    let address = coordinator.address();
+    let registry =
+        |arguments: &[&str]| loggos_ok(&[&["registry"], arguments, &["--coordinator", &address]].concat());
+    assert_eq!(registry(&["ls", "/"]), "zookeeper\n");
+    let refused = loggos(&["registry", "get", "/a/b", "--coordinator", &address]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("/a/b: there is no such node"), "{refused:?}");
+    assert_eq!(registry(&["set", "/a/b", "one", "--create"]), "");
+    assert_eq!(registry(&["get", "/a/b/"]), "one\n");
+    assert_eq!(registry(&["set", "/a/b", "two", "--version", "1"]), "");
+    let refused = loggos(&["registry", "set", "/a/b", "three", "--version", "1", "--coordinator", &address]);
+    assert!(!refused.status.success());
+    assert!(registry(&["ls", "/a", "--long"]).contains(" v2 "), "{}", registry(&["ls", "/a", "--long"]));
+    let mut watching = Command::new(binary())
+        .args(["registry", "watch", "/a", "--count", "2", "--coordinator", &address])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    // It says nothing when it begins: so we write until it has seen enough.
+    let deadline = Instant::now() + DEADLINE;
+    while watching.try_wait().expect("a child to ask").is_none() {
+        assert!(Instant::now() < deadline, "it sees nothing");
+        registry(&["set", "/a/b", "more"]);
+    }
+    let output = watching.wait_with_output().expect("an output");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(text.lines().filter(|line| line.ends_with(" /a/b")).count(), 2, "{text}");
 }

@@ -117,6 +117,13 @@ fn settled(part: Request) -> Request {
 /// The tree's name for one write; flags that no create has are refused.
 fn write_of(request: Request) -> Write {
     match request {
+        // A container by its operation, whatever its flags say; a numbered one there isn't.
+        Request::Create(Create { op: op::CREATE_CONTAINER, path, data, acl, flags: 0 | 1, .. }) => {
+            Write::Create { path, data, acl, kind: CreateKind::Container }
+        }
+        Request::Create(Create { op: op::CREATE_CONTAINER, flags: 2 | 3, .. }) => {
+            Write::Refused(ErrorCode::BAD_ARGUMENTS)
+        }
         Request::Create(Create { path, data, acl, flags, ttl_ms, .. }) => {
             match CreateKind::from_flags(flags, ttl_ms) {
                 Some(kind) => Write::Create { path, data, acl, kind },

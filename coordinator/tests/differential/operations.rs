@@ -230,6 +230,7 @@ impl Operations {
     fn create(&mut self, path: String, acl: Vec<Acl>, flags: i32) -> Request {
         let (code, ttl_ms) = match flags {
             4 if !self.one_in(8) => (op::CREATE_CONTAINER, None),
+            0 | 1 if self.one_in(12) => (op::CREATE_CONTAINER, None),
             5 | 6 if !self.one_in(8) => {
                 (op::CREATE_TTL, Some(self.pick(&[1_000_000, 3_600_000, 0, -1, 1 << 40, (1 << 40) - 1])))
             }
