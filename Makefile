@@ -31,10 +31,11 @@ fix:
 build:
 	$(CARGO) build --release
 
-# The simulations with many seeds: journal and log crashes, groups, replicas.
+# The simulations with many seeds: journal and log crashes, groups, replicas, the coordinator's
+# ensemble.
 sim:
 	LOGGOS_SIM_SEEDS=$${LOGGOS_SIM_SEEDS:-200} LOGGOS_GROUP_SEEDS=$${LOGGOS_GROUP_SEEDS:-20000} \
-	LOGGOS_REPLICA_SEEDS=$${LOGGOS_REPLICA_SEEDS:-5000} \
+	LOGGOS_REPLICA_SEEDS=$${LOGGOS_REPLICA_SEEDS:-5000} LOGGOS_PAXOS_SEEDS=$${LOGGOS_PAXOS_SEEDS:-5000} \
 	$(CARGO) test --release -p loggos-storage -p loggos-broker -p loggos-coordinator -- --nocapture
 
 # Hundreds of MB of real lines through every client and codec, byte by byte; thousands of random histories beside a
