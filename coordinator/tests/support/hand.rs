@@ -1,7 +1,7 @@
 //! Engines joined by hand: a handful of servers, a network that is a queue, disks that are maps, and a clock that
 //! jumps from event to event. No faults of its own accord: a test cuts links, stops servers and stalls disks itself.
 //!
-//! Used by `engine.rs` and `dialogues.rs`; whole cells under random faults are the simulator's.
+//! Used by `engine.rs`, `membership.rs` and `dialogues.rs`; whole cells under random faults are the simulator's.
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -24,7 +24,7 @@ use loggos_coordinator::paxos::mutation::Mutations;
 use loggos_coordinator::paxos::value::Value;
 use loggos_protocol::ids::Timestamp;
 
-/// A message takes this long.
+/// A message takes this long, unless a test says otherwise.
 const DELAY: Duration = Duration::from_millis(1);
 /// A write takes this long.
 const WRITE: Duration = Duration::from_micros(200);
@@ -90,6 +90,8 @@ pub struct Cell {
     pub nodes: BTreeMap<ServerId, Node>,
     queue: BTreeMap<(Moment, u64), Due>,
     sequence: u64,
+    /// How long a message takes.
+    pub delay: Duration,
     /// Directed links that lose everything.
     pub cut: BTreeSet<(ServerId, ServerId)>,
     /// Kinds of messages that are lost.
@@ -136,6 +138,7 @@ impl Cell {
             nodes: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
+            delay: DELAY,
             cut: BTreeSet::new(),
             lost: BTreeSet::new(),
             trace: Vec::new(),
@@ -243,7 +246,7 @@ impl Cell {
                 node.writes.push(write);
                 self.later(WRITE, Due::Written(server, life));
             }
-            Action::Send(envelope) => self.later(DELAY, Due::Deliver(envelope)),
+            Action::Send(envelope) => self.later(self.delay, Due::Deliver(envelope)),
             Action::Apply { slot, value } => node.applied.push((slot, value)),
             Action::Leader(view) => node.view = view,
             Action::ReadReady(read) => assert!(node.reads.insert(read, true).is_none(), "answered twice"),
@@ -260,7 +263,7 @@ impl Cell {
                     // Chunks of one byte say only how much there is; the state travels by reference below.
                     *bytes = Bytes::from(vec![0; (*offset < 3) as usize]);
                 }
-                self.later(DELAY, Due::Deliver(envelope));
+                self.later(self.delay, Due::Deliver(envelope));
             }
             Action::StoreSnapshotChunk { slot, offset, .. } => {
                 let event = if offset < 2 {
