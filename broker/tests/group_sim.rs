@@ -316,7 +316,7 @@ impl Client {
                         Belief::Holding { generation, partitions: partitions(&assignment).collect() };
                 }
             }
-            Reply::Heard(_) | Reply::Left(_) => {}
+            Reply::Heard(_) | Reply::Left(_) | Reply::Beaten(_) => {}
         }
     }
 

@@ -16,12 +16,17 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use crate::process::{DEADLINE, Server, eventually, have, loggos_ok};
 
 fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
+    patient_consumer(bootstrap, group, 6)
+}
+
+/// A consumer that may be silent for so many seconds.
+fn patient_consumer(bootstrap: &str, group: &str, seconds: u32) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "earliest")
-        .set("session.timeout.ms", "6000")
+        .set("session.timeout.ms", (seconds * 1000).to_string())
         .set("reconnect.backoff.max.ms", "200")
         .create()
         .expect("a consumer");
@@ -166,7 +171,8 @@ fn a_lost_broker_s_groups_go_on_elsewhere_without_a_rejoin() {
     loggos_ok(&["topic", "create", "shared", "--partitions", "6", "--bootstrap", &first.bootstrap()]);
     // Enough groups that each broker runs some.
     let names: Vec<String> = (0..6).map(|n| format!("takeover-{n}")).collect();
-    let members: Vec<BaseConsumer> = names.iter().map(|name| consumer(&bootstrap, name)).collect();
+    let members: Vec<BaseConsumer> =
+        names.iter().map(|name| patient_consumer(&bootstrap, name, 60)).collect();
     let all: Vec<&BaseConsumer> = members.iter().collect();
     settle(&all, &[6; 6]);
     produce(&bootstrap, 6, 0..600);

@@ -365,6 +365,41 @@ fn groups(client: &mut Client, id: [u8; 16]) {
         |version, answer| {
             assert_eq!(answer.groups[0].error_code, 0, "DescribeGroups {version}");
             assert_eq!(answer.groups[1].group_state.as_str(), "Dead", "DescribeGroups {version}");
+            let code = if version >= 6 { 69 } else { 0 };
+            assert_eq!(answer.groups[1].error_code, code, "DescribeGroups {version}");
+        },
+    );
+    client.sweep::<ConsumerGroupHeartbeatRequest>(
+        |version| {
+            ConsumerGroupHeartbeatRequest::default()
+                .with_group_id(group("assigned"))
+                .with_member_id(text(if version == 0 { "" } else { "me" }))
+                .with_instance_id(None)
+                .with_rack_id(None)
+                .with_rebalance_timeout_ms(9000)
+                .with_subscribed_topic_names(Some(vec![name("swept")]))
+                .with_subscribed_topic_regex(None)
+                .with_server_assignor(None)
+                .with_topic_partitions(Some(Vec::new()))
+        },
+        |version, answer| {
+            assert_eq!(answer.error_code, 0, "ConsumerGroupHeartbeat {version}: {:?}", answer.error_message);
+            assert_eq!(answer.member_epoch, i32::from(version) + 1, "ConsumerGroupHeartbeat {version}");
+            let given = answer.assignment.expect("an assignment").topic_partitions;
+            // The first member gives its partition up when it hears of the second.
+            assert_eq!(given.len(), usize::from(version == 0), "ConsumerGroupHeartbeat {version}");
+        },
+    );
+    client.sweep::<ConsumerGroupDescribeRequest>(
+        |_| {
+            let groups = vec![group("assigned"), group("lone"), group("unheard-of")];
+            ConsumerGroupDescribeRequest::default().with_group_ids(groups)
+        },
+        |version, answer| {
+            let known = &answer.groups[0];
+            assert_eq!((known.error_code, known.group_epoch), (0, 2), "ConsumerGroupDescribe {version}");
+            assert_eq!((known.assignor_name.as_str(), known.members.len()), ("uniform", 2));
+            assert_eq!((answer.groups[1].error_code, answer.groups[2].error_code), (69, 69));
         },
     );
     client.sweep::<OffsetDeleteRequest>(

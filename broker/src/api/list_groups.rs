@@ -5,7 +5,10 @@ use std::sync::Arc;
 use loggos_protocol::kafka::messages::list_groups_response::ListedGroup;
 use loggos_protocol::kafka::messages::{self, ListGroupsRequest, ListGroupsResponse};
 
+use loggos_protocol::kafka::StrBytes;
+
 use super::{Context, names};
+use crate::group::record::Kind;
 
 /// The first version that tells states, and the first that tells types.
 const STATES: i16 = 4;
@@ -22,25 +25,34 @@ pub(super) async fn handle(
     };
     let mut groups = Vec::new();
     for id in ids {
+        // One that moved to another broker meanwhile is told by that one.
         let Ok(found) = context.groups.describe(&id).await else { continue };
-        let state = found.phase().name();
-        let wanted = request.states_filter.is_empty()
-            || request.states_filter.iter().any(|wanted| wanted.as_str().eq_ignore_ascii_case(state));
-        let of_type = request.types_filter.is_empty()
-            || request.types_filter.iter().any(|wanted| wanted.as_str().eq_ignore_ascii_case("classic"));
-        if !wanted || !of_type {
+        if !found.exists {
+            continue;
+        }
+        let state = found.machine.phase();
+        let kind = match found.machine.kind() {
+            Kind::Classic => "classic",
+            Kind::Consumer => "consumer",
+        };
+        if !is_wanted(&request.states_filter, state) || !is_wanted(&request.types_filter, kind) {
             continue;
         }
         let mut group = ListedGroup::default()
             .with_group_id(messages::GroupId(names::text(id.as_str())))
-            .with_protocol_type(names::text(found.protocol_type().unwrap_or_default()));
+            .with_protocol_type(names::text(found.machine.protocol_type().unwrap_or_default()));
         if version >= STATES {
             group.group_state = names::text(state);
         }
         if version >= TYPES {
-            group.group_type = names::text("classic");
+            group.group_type = names::text(kind);
         }
         groups.push(group);
     }
     ListGroupsResponse::default().with_groups(groups)
+}
+
+/// Whether a filter lets a name through: an empty one lets all.
+fn is_wanted(filter: &[StrBytes], name: &str) -> bool {
+    filter.is_empty() || filter.iter().any(|wanted| wanted.as_str().eq_ignore_ascii_case(name))
 }

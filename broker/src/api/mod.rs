@@ -7,6 +7,8 @@
 mod alter_configs;
 mod alter_partition_reassignments;
 mod api_versions;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -88,6 +90,8 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::ListPartitionReassignments,
     ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
+    ApiKey::ConsumerGroupHeartbeat,
+    ApiKey::ConsumerGroupDescribe,
 ];
 
 /// No request of an administrator waits longer than this, whatever it says.
@@ -242,7 +246,7 @@ pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request)
     match request.header.key() {
         ApiKey::Produce => produce::begin(&context, &request),
         ApiKey::Fetch => fetch::begin(context, Arc::clone(sessions), request),
-        ApiKey::ApiVersions => at_once(&request, api_versions::handle),
+        ApiKey::ApiVersions => at_once(&request, |body| api_versions::handle(version, body)),
         ApiKey::Metadata => in_time(request, move |body| metadata::handle(context, body)),
         ApiKey::ListOffsets => in_time(request, move |body| list_offsets::handle(context, version, body)),
         ApiKey::FindCoordinator => {
@@ -274,14 +278,19 @@ pub fn begin(context: &Arc<Context>, sessions: &Arc<Sessions>, request: Request)
     }
 }
 
+/// What a client calls itself, and where it is.
+fn client(request: &Request, sessions: &Sessions) -> (String, String) {
+    let id = request.header.client_id.as_ref().map(ToString::to_string).unwrap_or_default();
+    (id, sessions.peer().to_owned())
+}
+
 /// The requests of consumer groups.
 fn begin_group(context: &Arc<Context>, sessions: &Sessions, key: ApiKey, request: Request) -> Answer {
     let context = Arc::clone(context);
     let version = request.header.version;
     match key {
         ApiKey::JoinGroup => {
-            let client_id = request.header.client_id.as_ref().map(ToString::to_string).unwrap_or_default();
-            let client = (client_id, sessions.peer().to_owned());
+            let client = client(&request, sessions);
             in_time(request, move |body| join_group::handle(context, version, client, body))
         }
         ApiKey::SyncGroup => in_time(request, move |body| sync_group::handle(context, version, body)),
@@ -289,6 +298,13 @@ fn begin_group(context: &Arc<Context>, sessions: &Sessions, key: ApiKey, request
         ApiKey::LeaveGroup => in_time(request, move |body| leave_group::handle(context, version, body)),
         ApiKey::OffsetCommit => in_time(request, move |body| offset_commit::handle(context, body)),
         ApiKey::OffsetFetch => in_time(request, move |body| offset_fetch::handle(context, version, body)),
+        ApiKey::ConsumerGroupHeartbeat => {
+            let client = client(&request, sessions);
+            in_time(request, move |body| consumer_group_heartbeat::handle(context, version, client, body))
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            in_time(request, move |body| consumer_group_describe::handle(context, version, body))
+        }
         ApiKey::OffsetDelete => in_time(request, move |body| offset_delete::handle(context, body)),
         ApiKey::DeleteGroups => in_time(request, move |body| delete_groups::handle(context, body)),
         ApiKey::ListGroups => in_time(request, move |body| list_groups::handle(context, version, body)),

@@ -30,10 +30,10 @@ impl Groups {
     /// as it may.
     pub async fn commit(&self, id: &GroupId, caller: &Caller, offsets: Offsets) -> Result<(), ErrorCode> {
         let mut group = self.enter(id).await?;
-        if !group.nodes.exist() && caller.generation.raw() >= 0 && group.state.members().next().is_none() {
+        if !group.nodes.exist() && caller.generation.raw() >= 0 && group.machine.is_empty() {
             return Err(ErrorCode::ILLEGAL_GENERATION);
         }
-        group.state.may_commit(Instant::now(), caller).ok()?;
+        group.machine.may_commit(Instant::now(), caller).ok()?;
         let fresh = fresh(&group.shelf, offsets);
         if fresh.is_empty() {
             return Ok(());
@@ -52,7 +52,7 @@ impl Groups {
         if group.nodes.exist() {
             return Ok(());
         }
-        let change = super::record::Change { head: group.state.head(), members: Default::default() };
+        let change = super::record::Change { head: group.machine.head(), members: Default::default() };
         if let Err(error) = self.keep(group, change).await {
             group.shelf.doubt();
             return Err(code_of(&error));
@@ -93,7 +93,7 @@ impl Groups {
     ) -> Result<Offsets, ErrorCode> {
         let group = self.enter(id).await?;
         if let Some((member, epoch)) = caller {
-            group.state.may_fetch(&member, epoch).ok()?;
+            group.machine.may_fetch(&member, epoch).ok()?;
         }
         let shelf = Arc::clone(&group.shelf);
         drop(group);
@@ -117,7 +117,7 @@ impl Groups {
         if !group.nodes.exist() {
             return Err(ErrorCode::GROUP_ID_NOT_FOUND);
         }
-        let Some(read) = group.state.topics_read() else { return Err(ErrorCode::NON_EMPTY_GROUP) };
+        let Some(read) = group.machine.topics_read() else { return Err(ErrorCode::NON_EMPTY_GROUP) };
         let outcomes: Vec<Result<(), ErrorCode>> = places
             .iter()
             .map(
@@ -141,7 +141,7 @@ impl Groups {
         if !group.nodes.exist() {
             return Err(ErrorCode::GROUP_ID_NOT_FOUND);
         }
-        if group.state.members().next().is_some() {
+        if !group.machine.is_empty() {
             return Err(ErrorCode::NON_EMPTY_GROUP);
         }
         let shelf = Arc::clone(&group.shelf);
@@ -173,7 +173,7 @@ impl Groups {
         let minutes = (self.configs)().number("offsets.retention.minutes");
         let oldest = now.raw().saturating_sub(minutes.saturating_mul(60_000));
         let Some(empty_since) = group.head.empty_since else { return BTreeSet::new() };
-        if group.state.members().next().is_some() {
+        if !group.machine.is_empty() {
             return BTreeSet::new();
         }
         let is_old = |record: &OffsetRecord| record.timestamp.raw().max(empty_since.raw()) <= oldest;

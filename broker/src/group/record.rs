@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use loggos_protocol::ids::{Generation, MemberId, PartitionId, Timestamp, TopicName};
-use loggos_protocol::kafka::consumer_protocol::{self, Partitions};
+use loggos_protocol::ids::{Generation, MemberId, Timestamp};
+use loggos_protocol::kafka::consumer_protocol;
 use loggos_protocol::registry::group::{ConsumerRecord, RunBy};
 use loggos_protocol::registry::record::Record;
 use serde::{Deserialize, Serialize};
 
+use super::consumer_record::ConsumerPart;
 use super::member::{Introduction, Member, Protocol};
 
 /// Which protocol a group follows.
@@ -97,6 +98,9 @@ pub struct MemberRecord {
     /// What it was given by the classic protocol, as base64.
     #[serde(default, with = "text_bytes")]
     pub assignment: Bytes,
+    /// How far it has come in a consumer group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconciling: Option<ConsumerPart>,
 }
 
 impl Record for MemberRecord {
@@ -139,6 +143,7 @@ impl MemberRecord {
                 .map(|offered| (offered.name.clone(), Text(offered.metadata.clone())))
                 .collect(),
             assignment: member.assignment.clone(),
+            reconciling: None,
         }
     }
 
@@ -157,20 +162,6 @@ impl MemberRecord {
                 .map(|(name, Text(metadata))| Protocol { name, metadata })
                 .collect(),
         }
-    }
-
-    /// The partitions that it holds, as far as they can be told: only consumers say.
-    pub fn holds(&self, head: &HeadRecord) -> Vec<(TopicName, PartitionId)> {
-        let given = match head.kind {
-            Kind::Classic if head.protocol_type == CONSUMER => {
-                consumer_protocol::assignment(&self.assignment).unwrap_or_default()
-            }
-            Kind::Classic | Kind::Consumer => Partitions::new(),
-        };
-        let each = |(topic, partitions): (TopicName, Vec<PartitionId>)| {
-            partitions.into_iter().map(move |partition| (topic.clone(), partition))
-        };
-        given.into_iter().flat_map(each).collect()
     }
 }
 

@@ -6,6 +6,7 @@
 //! is in the registry, so that a member never holds an assignment that the group's next broker doesn't know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use loggos_protocol::ids::{Generation, MemberId, TopicName};
 use loggos_protocol::kafka::consumer_protocol;
 use loggos_protocol::kafka::error_code::ErrorCode;
 
+use super::assignor::Topics;
+use super::consumer_state::{Beat, Beaten, Refusal, unknown};
 use super::member::{Introduction, Member, Waiting};
 use super::record::{CONSUMER, Change, HeadRecord, Kind, MemberRecord};
 
@@ -113,6 +116,10 @@ pub enum Event {
     Heartbeat(Caller, Waiting),
     /// Members go.
     Leave(Vec<Leaver>, Waiting),
+    /// A member of a consumer group says what it has (KIP-848).
+    Beat(Beat, Waiting),
+    /// Topics were made, deleted or enlarged.
+    Topics(Arc<Topics>),
     /// Time has passed.
     Tick,
 }
@@ -141,6 +148,8 @@ pub enum Reply {
     Heard(ErrorCode),
     /// To LeaveGroup, one code for each leaver.
     Left(Vec<(Leaver, ErrorCode)>),
+    /// To ConsumerGroupHeartbeat.
+    Beaten(Result<Beaten, Refusal>),
 }
 
 /// A completed join.
@@ -245,6 +254,11 @@ impl State {
             }
             Event::Leave(leavers, waiting) => self.leave(now, leavers, waiting, actions),
             Event::Tick => self.tick(now, actions),
+            // Members of this protocol see to their topics themselves.
+            Event::Topics(_) => {}
+            Event::Beat(beat, waiting) => {
+                actions.push(Action::Reply(waiting, Reply::Beaten(Err(unknown(&beat.member)))));
+            }
         }
         self.assert_whole();
     }
@@ -323,7 +337,7 @@ impl State {
     }
 
     /// Whether a fetch of offsets that names a member is that member's: only KIP-848's members name themselves.
-    pub fn may_fetch(&self, member: &MemberId, _epoch: Generation) -> ErrorCode {
+    pub fn may_fetch(&self, member: &MemberId) -> ErrorCode {
         self.check_member(member, None)
     }
 

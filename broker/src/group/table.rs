@@ -18,13 +18,16 @@ use loggos_protocol::registry::record::Record;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
+use super::assignor::Topics;
 use super::committer::Committer;
 use super::liveness::Liveness;
+use super::machine::{Machine, Setting};
 use super::member::Waiting;
 use super::record::{Change, HeadRecord, MemberRecord};
 use super::runner::runner;
+use super::setting::setting_of;
 use super::shelf::{Offsets, Shelf};
-use super::state::{Action, Event, Limits, Reply, State};
+use super::state::{Action, Event, Reply};
 use crate::clock;
 use crate::config::BrokerConfigs;
 use crate::metadata::Metadata;
@@ -37,7 +40,7 @@ pub type ConfigsInForce = Box<dyn Fn() -> Arc<BrokerConfigs> + Send + Sync>;
 
 /// One group in this broker's care.
 pub(super) struct Group {
-    pub(super) state: State,
+    pub(super) machine: Machine,
     pub(super) answers: HashMap<Waiting, oneshot::Sender<Reply>>,
     pub(super) nodes: GroupNodes,
     pub(super) shelf: Arc<Shelf>,
@@ -50,7 +53,7 @@ pub(super) struct Group {
 impl Group {
     /// Whether there is anything to know of it.
     pub(super) fn is_void(&self) -> bool {
-        !self.nodes.exist() && self.answers.is_empty() && self.state.is_untouched()
+        !self.nodes.exist() && self.answers.is_empty() && self.machine.is_untouched()
     }
 }
 
@@ -83,6 +86,14 @@ impl Entered {
     }
 }
 
+/// A group as it is.
+pub struct Described {
+    /// Whether anybody has ever used it.
+    pub exists: bool,
+    /// Its machine.
+    pub machine: Machine,
+}
+
 /// The groups.
 pub struct Groups {
     me: BrokerId,
@@ -90,6 +101,8 @@ pub struct Groups {
     pub(super) metadata: Metadata,
     pub(super) configs: ConfigsInForce,
     pub(super) cells: Mutex<HashMap<GroupId, Cell>>,
+    /// Topics as machines know them, and the view that they are of.
+    topics: Mutex<(u64, Arc<Topics>)>,
     pub(super) committer: Arc<Committer>,
     pub(super) liveness: Liveness,
     sessions: watch::Receiver<u64>,
@@ -101,15 +114,6 @@ pub struct Groups {
 pub(super) fn code_of(error: &RegistryError) -> ErrorCode {
     tracing::warn!(%error, "a group's state can't be reached");
     ErrorCode::COORDINATOR_NOT_AVAILABLE
-}
-
-pub(super) fn limits(configs: &BrokerConfigs) -> Limits {
-    Limits {
-        session_min: configs.duration("group.min.session.timeout.ms"),
-        session_max: configs.duration("group.max.session.timeout.ms"),
-        members: usize::try_from(configs.number("group.max.size")).unwrap_or(usize::MAX),
-        initial_delay: configs.duration("group.initial.rebalance.delay.ms"),
-    }
 }
 
 impl Groups {
@@ -124,6 +128,7 @@ impl Groups {
             metadata,
             configs,
             cells: Mutex::default(),
+            topics: Mutex::default(),
             held: Arc::default(),
             next: AtomicU64::new(0),
         }
@@ -132,6 +137,28 @@ impl Groups {
     /// Whether this broker runs the group.
     pub(super) fn runs(&self, id: &GroupId) -> bool {
         runner(self.metadata.view().brokers.keys().copied(), id.as_str()) == Some(self.me)
+    }
+
+    /// What machines are to know of configs and topics.
+    pub(super) fn setting(&self) -> Setting {
+        let view = self.metadata.view();
+        let topics = {
+            let mut known = self.topics.lock();
+            if known.0 != view.version {
+                let each = view.topics.values().map(|topic| {
+                    let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+                    (topic.name.clone(), topic.id, count)
+                });
+                let topics = Topics::new(each);
+                // Most views differ in something else.
+                if topics != *known.1 {
+                    known.1 = Arc::new(topics);
+                }
+                known.0 = view.version;
+            }
+            Arc::clone(&known.1)
+        };
+        setting_of(&(self.configs)(), topics)
     }
 
     fn session(&self) -> u64 {
@@ -164,7 +191,7 @@ impl Groups {
 
     /// Takes the group over, with all that the registry has of it.
     async fn claim(&self, id: &GroupId, session: u64) -> Result<Group, ErrorCode> {
-        let limits = limits(&(self.configs)());
+        let setting = self.setting();
         let claim = self.registry.claim_group(id).await.map_err(|error| code_of(&error))?;
         let (nodes, head, offsets, topics) = match claim {
             Claim::New(nodes) => (nodes, Vec::new(), Offsets::new(), BTreeSet::new()),
@@ -183,18 +210,18 @@ impl Groups {
             tracing::error!(group = %id, %error, "a group can't be read; delete its node to begin anew");
             ErrorCode::UNKNOWN_SERVER_ERROR
         };
-        let (state, head) = if head.is_empty() {
-            let state = State::new(limits);
-            let head = state.head();
-            (state, head)
+        let (machine, head) = if head.is_empty() {
+            let machine = Machine::new(&setting);
+            let head = machine.head();
+            (machine, head)
         } else {
             let head = HeadRecord::from_bytes(&head).map_err(malformed)?;
             let members = nodes.members().values().map(|bytes| MemberRecord::from_bytes(bytes));
             let members = members.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
-            (State::restore(limits, head.clone(), members, Instant::now()), head)
+            (Machine::restore(&setting, head.clone(), members, Instant::now()), head)
         };
         tracing::debug!(group = %id, generation = %head.generation, "group claimed");
-        Ok(Group { state, answers: HashMap::new(), nodes, shelf, head, session })
+        Ok(Group { machine, answers: HashMap::new(), nodes, shelf, head, session })
     }
 
     /// Takes an event that is answered, now or when the group is ready.
@@ -232,7 +259,8 @@ impl Groups {
     /// are turned away, and the group is read anew: nobody holds what the next broker wouldn't know.
     pub(super) async fn perform(&self, id: &GroupId, mut group: Entered, event: Event) {
         let mut actions = Vec::new();
-        group.state.step(Instant::now(), event, &mut actions);
+        let setting = self.setting();
+        group.machine.step(Instant::now(), &setting, event, &mut actions);
         for action in actions {
             match action {
                 Action::Persist(change) => {
@@ -255,17 +283,13 @@ impl Groups {
 
     /// Writes a change: the group's head, its members, and who holds what.
     pub(super) async fn keep(&self, group: &mut Group, mut change: Change) -> Result<(), RegistryError> {
-        let members = group.state.members().next().is_some();
-        change.head.empty_since = (!members).then(|| group.head.empty_since.unwrap_or_else(clock::now));
+        let is_empty = group.machine.is_empty();
+        change.head.empty_since = is_empty.then(|| group.head.empty_since.unwrap_or_else(clock::now));
         let mut owners: BTreeMap<_, Option<_>> = BTreeMap::new();
         if !change.head.rebalancing {
             // Everything that somebody holds now, and no longer what nobody does.
             owners.extend(group.nodes.owned().map(|place| (place.clone(), None)));
-            for member in group.state.records() {
-                owners.extend(
-                    member.holds(&change.head).into_iter().map(|place| (place, Some(member.id.clone()))),
-                );
-            }
+            owners.extend(group.machine.holders().into_iter().map(|(place, id)| (place, Some(id))));
         }
         let members =
             change.members.into_iter().map(|(id, record)| (id, record.map(|record| record.to_bytes())));
@@ -280,8 +304,12 @@ impl Groups {
     ///
     /// # Errors
     /// As [`Groups::ask`].
-    pub async fn describe(&self, id: &GroupId) -> Result<State, ErrorCode> {
-        Ok(self.enter(id).await?.state.clone())
+    pub async fn describe(&self, id: &GroupId) -> Result<Described, ErrorCode> {
+        let group = self.enter(id).await?;
+        Ok(Described {
+            exists: group.nodes.exist() || !group.machine.is_untouched(),
+            machine: group.machine.clone(),
+        })
     }
 
     /// The groups that this broker runs.

@@ -24,8 +24,8 @@ const TAKEN_AT_ONCE: usize = 16;
 /// Pause before a take-over that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// What of a view decides on groups: brokers with their lives, and topics with their identities.
-type Relevant = (Vec<(BrokerId, BrokerEpoch)>, BTreeSet<(TopicName, TopicId)>);
+/// What of a view decides on groups: brokers with their lives, topics with their identities and partitions.
+type Relevant = (Vec<(BrokerId, BrokerEpoch)>, BTreeSet<(TopicName, TopicId, usize)>);
 
 impl Groups {
     /// Looks after the groups until the task is ended.
@@ -61,7 +61,7 @@ impl Groups {
                     self.drop_unused(&id, cell);
                     continue;
                 };
-                let is_due = group.state.next_deadline().is_some_and(|deadline| deadline <= Instant::now());
+                let is_due = group.machine.next_deadline().is_some_and(|deadline| deadline <= Instant::now());
                 let is_void = group.is_void();
                 drop(guard);
                 if is_due && let Ok(group) = self.enter(&id).await {
@@ -121,7 +121,12 @@ impl Groups {
         let Ok(ids) = self.ids().await else { return false };
         let taken = ids.into_iter().map(|id| async move {
             match self.enter(&id).await {
-                Ok(group) => self.purge(&id, group, view).await,
+                Ok(group) => {
+                    let kept = self.purge(&id, &group, view).await;
+                    let topics = self.setting().topics;
+                    self.perform(&id, group, Event::Topics(topics)).await;
+                    kept
+                }
                 Err(code) => code != ErrorCode::COORDINATOR_NOT_AVAILABLE,
             }
         });
@@ -130,10 +135,9 @@ impl Groups {
     }
 
     /// Removes the offsets of topics that are no more. A view may be older than a topic: the registry is asked.
-    async fn purge(&self, id: &GroupId, group: Entered, view: &View) -> bool {
+    async fn purge(&self, id: &GroupId, group: &Entered, view: &View) -> bool {
         let offsets = group.shelf.offsets();
         let shelf = Arc::clone(&group.shelf);
-        drop(group);
         let mut doomed: BTreeSet<Place> = BTreeSet::new();
         for topic in strange(view, &offsets) {
             let known = view.topics.contains_key(&topic);
@@ -178,5 +182,6 @@ impl Groups {
 
 fn relevant(view: &View) -> Relevant {
     let brokers = view.brokers.iter().map(|(id, broker)| (*id, broker.epoch)).collect();
-    (brokers, view.topics.values().map(|topic| (topic.name.clone(), topic.id)).collect())
+    let topics = view.topics.values();
+    (brokers, topics.map(|topic| (topic.name.clone(), topic.id, topic.partitions.len())).collect())
 }
