@@ -11,6 +11,7 @@ mod cluster;
 mod command_line;
 mod disk_full;
 mod exposure;
+mod group_clients;
 mod groups;
 mod kafka_on_zookeeper;
 mod kill_storm;

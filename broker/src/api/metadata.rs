@@ -28,7 +28,8 @@ pub(super) async fn handle(context: Arc<Context>, request: MetadataRequest) -> M
         Some(asked) => {
             for topic in asked {
                 let id = TopicId::new(topic.topic_id);
-                let by_name = topic.name.as_ref().map(names::topic);
+                // Who asks by identity may send an empty name with it, as Java's client does.
+                let by_name = topic.name.as_ref().filter(|_| id == TopicId::NONE).map(names::topic);
                 if let Some(name) = &by_name
                     && !view.topics.contains_key(name)
                     && request.allow_auto_topic_creation
