@@ -176,7 +176,6 @@ fn check(told: &[Vec<Told>], count: u32) {
     }
     assert_eq!(places.len(), count as usize, "every record once");
     let twice = times - places.len();
-    println!("{count} records, {twice} of them twice");
     assert!(twice * 4 < count as usize, "{twice} of {count} were read twice");
 }
 
