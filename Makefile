@@ -52,6 +52,10 @@ interop: setup build
 chaos: setup
 	LOGGOS_KILLS=$${LOGGOS_KILLS:-200} $(CARGO) test --release -p loggos --test e2e -- --nocapture kill_storm power_cut disk_full
 
+# docker-compose.yml brought up for real, a client outside, each container killed in turn (Docker, or podman as root).
+compose: build
+	tests/compose/run
+
 # Loggos beside Apache Kafka, the same client, the same machine; figures for benches/RESULTS.md.
 bench: build
 	benches/peers/fetch
