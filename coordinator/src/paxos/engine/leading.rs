@@ -374,5 +374,6 @@ impl Engine {
         self.inform_witness(step, from, config_slot);
         self.barriers_on(step);
         self.hand_over_on(step);
+        self.yield_to_knowledge(step, from, ack.applied_upto);
     }
 }

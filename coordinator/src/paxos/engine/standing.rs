@@ -275,6 +275,17 @@ impl Engine {
         if promised > ballot && self.standing_ballot() == Some(ballot) {
             self.fail(step);
         }
+        self.yield_to_knowledge(step, from, chosen_upto);
+    }
+
+    /// `from` knows chosen values up to `theirs`. A leader that lacks promises for its next slot (its own votes may be
+    /// lost, and others are too far ahead to report theirs) does better to learn first than to stand in the way.
+    pub(super) fn yield_to_knowledge(&mut self, step: &mut Step<'_>, from: ServerId, theirs: Slot) {
+        let Standing::Leading(leading) = &self.standing else { return };
+        if theirs > self.learner.chosen_upto() && leading.proposer.lacks_promises(&self.configs) {
+            self.stand_down(step);
+            self.want_chosen(step, from, theirs);
+        }
     }
 
     /// This candidacy or leadership has failed: wait a random time, longer after each failure, so that duelling
