@@ -238,6 +238,11 @@ impl Disk {
         self.index_anew();
     }
 
+    /// The prefix that it knows to be chosen, whatever happens to the process.
+    pub fn known_upto(&self) -> Slot {
+        self.snapshots.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot).max(self.chosen_upto)
+    }
+
     /// The newest snapshot.
     pub fn snapshot(&self) -> Option<(SnapshotMark, &Blob)> {
         let (slot, blob) = self.snapshots.last_key_value()?;

@@ -244,10 +244,14 @@ impl Facts {
         (slot.since(self.prefix) <= self.alpha).then(|| self.configs.at(slot))
     }
 
-    /// All memberships that may matter: those of open slots, and those proposed and not decided.
-    pub fn live_configs(&self) -> Vec<Arc<Config>> {
-        let mut configs: Vec<Arc<Config>> = self.configs.open(self.prefix).cloned().collect();
-        configs.push(Arc::clone(self.configs.latest().1));
+    /// All memberships that may matter: those that govern slots above `known`, and those proposed and not decided.
+    pub fn live_configs(&self, known: Slot) -> Vec<Arc<Config>> {
+        let entries = self.configs.entries();
+        let ended = |at: &usize| {
+            entries.get(at + 1).is_some_and(|(next, _)| self.configs.governs_from(*next) <= known.next())
+        };
+        let governing = (0..entries.len()).filter(|at| !ended(at));
+        let mut configs: Vec<Arc<Config>> = governing.map(|at| Arc::clone(&entries[at].1)).collect();
         let open = self.proposals.range((self.prefix.next(), Ballot::NONE)..);
         configs.extend(open.filter_map(|(_, value)| value.config().cloned()));
         configs

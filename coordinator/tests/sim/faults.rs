@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loggos_coordinator::paxos::ballot::ServerId;
+use loggos_coordinator::paxos::ballot::{ServerId, Slot};
 use loggos_coordinator::paxos::event::{ChangeError, Event, RequestId};
 use loggos_coordinator::paxos::membership::{Change, Member, Role};
 use loggos_coordinator::paxos::mutation::Mutation;
@@ -230,10 +230,14 @@ impl World {
         let weak = |id: &ServerId| {
             self.servers.get(id).is_none_or(|server| server.gone || server.disk.uncertain_above.is_some())
         };
+        // Whoever governed slots that not every sound voter knows to be chosen may be the only one to know.
+        let latest = self.judge.facts.configs.latest().1.voters();
+        let known = latest.iter().filter(|voter| **voter != id && !weak(voter));
+        let known = known.map(|voter| self.servers[voter].disk.known_upto()).min().unwrap_or(Slot::ZERO);
         let long_ago = self.operator.last_loss + BETWEEN_LOSSES <= self.now();
         long_ago
             && self.operator.open.is_empty()
-            && self.judge.facts.live_configs().iter().all(|config| {
+            && self.judge.facts.live_configs(known).iter().all(|config| {
                 let voters = config.voters();
                 let sound = voters.iter().filter(|voter| **voter != id && !weak(voter)).count();
                 sound >= majority(voters.len())
@@ -342,8 +346,8 @@ impl World {
         self.run_server_if_awake(leader, Event::Reconfigure { id, change })
     }
 
-    /// Everything is mended: links, clocks, disks; whoever is down or stands still comes back; whoever left stays
-    /// away.
+    /// Everything is mended: links, clocks, disks; whoever is down or stands still comes back. Who is
+    /// no member any more goes on too: the others may need what it knows.
     ///
     /// # Errors
     /// A rule that is broken meanwhile.
@@ -353,19 +357,11 @@ impl World {
         self.workload.moody = false;
         self.network.heal();
         let now = self.now();
-        let members: BTreeSet<ServerId> =
-            self.judge.facts.live_configs().iter().flat_map(|c| c.members.iter().map(|m| m.id)).collect();
         let all: Vec<ServerId> = self.servers.keys().copied().collect();
         for id in all {
             if let Some(server) = self.servers.get_mut(&id) {
                 server.clock.set_drift(now, 0);
                 (server.slow_until, server.fail_next_write) = (0, false);
-            }
-            if !members.contains(&id) {
-                self.kill(id)?;
-                if let Some(server) = self.servers.get_mut(&id) {
-                    server.gone = true;
-                }
             }
             self.after(1, Happening::Resume(id));
             self.after(1_000, Happening::Restart(id));

@@ -54,12 +54,16 @@ impl Invariant for Rule {
                 let before = facts.configs.entries().iter().rev().find(|(at, _)| at < slot);
                 before.map_or(Ok(()), |(_, before)| self.next(before, config))
             }
-            Observation::Durable { server, .. } => {
-                self.spoke.insert(*server);
+            Observation::Durable { server, write } => {
+                if write.promise.is_some() || !write.records.is_empty() {
+                    self.spoke.insert(*server);
+                }
                 Ok(())
             }
             Observation::Started { server, recovered, .. } => {
-                let empty = recovered.promised.is_none() && recovered.records.is_empty();
+                let empty = recovered.promised.is_none()
+                    && recovered.records.is_empty()
+                    && recovered.uncertain_above.is_none();
                 ensure(!empty || recovered.snapshot.is_some() || !self.spoke.contains(server), || {
                     format!("server {server} starts with an empty memory under an identity that had one")
                 })

@@ -18,7 +18,7 @@ use crate::replica::{Effect, Fence};
 pub struct Rule {
     upto: Slot,
     attachments: BTreeMap<SessionId, (Fence, u64)>,
-    used: BTreeSet<Fence>,
+    used: BTreeSet<(SessionId, Fence)>,
     ended: BTreeSet<SessionId>,
 }
 
@@ -27,11 +27,11 @@ impl Rule {
         let applied = &effect.applied;
         match &effect.command {
             Some(Command::CreateSession { fence, .. } | Command::Attach { fence, .. }) => {
-                let Some(session) = applied.session() else { return Ok(()) };
+                let Some(session) = applied.session().filter(|_| !applied.skipped) else { return Ok(()) };
                 let same = self.attachments.get(&session).is_some_and(|(known, _)| known == fence);
                 if !same {
                     // A session that moves back to a former attachment would take its entries a second time.
-                    ensure(self.used.insert(*fence), || {
+                    ensure(self.used.insert((session, *fence)), || {
                         format!("{session} comes back to {fence:?} in slot {slot}")
                     })?;
                     self.attachments.insert(session, (*fence, 1));
