@@ -72,6 +72,24 @@ pub type Told = SmallVec<[ConnectionId; 4]>;
 
 type Table = BTreeMap<Arc<str>, Watchers>;
 
+/// What a watch costs beside its path, in bytes: its places in a table and in its connection's list.
+const WATCH_BYTES: usize = 160;
+/// What the watches of one connection may cost.
+const CONNECTION_BYTES: usize = 256 << 20;
+/// What all watches may cost.
+const BYTES: usize = 1 << 30;
+
+/// There are too many watches: this one is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flood;
+
+/// What one connection watches.
+#[derive(Clone, Debug, Default)]
+struct Own {
+    watches: BTreeSet<(WatchKind, Arc<str>)>,
+    bytes: usize,
+}
+
 /// All watches of one server.
 #[derive(Clone, Debug, Default)]
 pub struct Watches {
@@ -79,8 +97,9 @@ pub struct Watches {
     child: Table,
     persistent: Table,
     recursive: Table,
-    by_connection: BTreeMap<ConnectionId, BTreeSet<(WatchKind, Arc<str>)>>,
+    by_connection: BTreeMap<ConnectionId, Own>,
     count: usize,
+    bytes: usize,
 }
 
 impl Watches {
@@ -94,19 +113,35 @@ impl Watches {
     }
 
     /// Sets a watch; setting it twice is setting it once.
-    pub fn add(&mut self, connection: ConnectionId, kind: WatchKind, path: &str) {
+    ///
+    /// # Errors
+    /// `Flood` when the connection's watches, or all of them, take too much memory.
+    pub fn add(&mut self, connection: ConnectionId, kind: WatchKind, path: &str) -> Result<(), Flood> {
         // The path's text is shared by the table and every watcher's list.
         let shared = match self.table(kind).get_key_value(path) {
             Some((shared, _)) => Arc::clone(shared),
             None => Arc::from(path),
         };
-        if self.by_connection.entry(connection).or_default().insert((kind, Arc::clone(&shared))) {
+        let bytes = WATCH_BYTES + path.len();
+        let own = self.by_connection.entry(connection).or_default();
+        let watch = (kind, Arc::clone(&shared));
+        let flood = own.bytes + bytes > CONNECTION_BYTES || self.bytes + bytes > BYTES;
+        if flood && !own.watches.contains(&watch) {
+            if own.watches.is_empty() {
+                self.by_connection.remove(&connection);
+            }
+            return Err(Flood);
+        }
+        if own.watches.insert(watch) {
+            own.bytes += bytes;
+            self.bytes += bytes;
             self.count += 1;
             let watchers = self.table(kind).entry(shared).or_default();
             if let Err(at) = watchers.binary_search(&connection) {
                 watchers.insert(at, connection);
             }
         }
+        Ok(())
     }
 
     /// Whether the connection has a watch of one of `kinds` on `path`.
@@ -114,7 +149,7 @@ impl Watches {
         let path: Arc<str> = Arc::from(path);
         self.by_connection
             .get(&connection)
-            .is_some_and(|own| kinds.iter().any(|kind| own.contains(&(*kind, Arc::clone(&path)))))
+            .is_some_and(|own| kinds.iter().any(|kind| own.watches.contains(&(*kind, Arc::clone(&path)))))
     }
 
     /// Removes the connection's watches of `kinds` on `path`; false if there was none.
@@ -132,8 +167,10 @@ impl Watches {
 
     /// Removes every watch of a connection that has gone.
     pub fn remove_connection(&mut self, connection: ConnectionId) {
-        for (kind, path) in self.by_connection.remove(&connection).unwrap_or_default() {
-            self.count -= 1;
+        let own = self.by_connection.remove(&connection).unwrap_or_default();
+        self.bytes -= own.bytes;
+        self.count -= own.watches.len();
+        for (kind, path) in own.watches {
             self.strike(connection, kind, &path);
         }
     }
@@ -178,7 +215,7 @@ impl Watches {
     pub fn paths(&self) -> BTreeMap<&str, BTreeSet<ConnectionId>> {
         let mut paths: BTreeMap<&str, BTreeSet<ConnectionId>> = BTreeMap::new();
         for (connection, own) in &self.by_connection {
-            for (_, path) in own {
+            for (_, path) in &own.watches {
                 paths.entry(path).or_default().insert(*connection);
             }
         }
@@ -212,11 +249,13 @@ impl Watches {
     /// Takes a watch off its connection's list.
     fn forget(&mut self, connection: ConnectionId, kind: WatchKind, path: &Arc<str>) -> bool {
         let Some(own) = self.by_connection.get_mut(&connection) else { return false };
-        let found = own.remove(&(kind, Arc::clone(path)));
+        let found = own.watches.remove(&(kind, Arc::clone(path)));
         if found {
             self.count -= 1;
+            own.bytes -= WATCH_BYTES + path.len();
+            self.bytes -= WATCH_BYTES + path.len();
         }
-        if own.is_empty() {
+        if own.watches.is_empty() {
             self.by_connection.remove(&connection);
         }
         found
@@ -246,9 +285,9 @@ mod tests {
     #[test]
     fn one_shot_watches_fire_once_and_a_deletion_is_told_once_to_who_watches_both() {
         let mut watches = Watches::default();
-        watches.add(ONE, WatchKind::Data, "/a");
-        watches.add(ONE, WatchKind::Child, "/a");
-        watches.add(TWO, WatchKind::Child, "/a");
+        watches.add(ONE, WatchKind::Data, "/a").expect("room");
+        watches.add(ONE, WatchKind::Child, "/a").expect("room");
+        watches.add(TWO, WatchKind::Child, "/a").expect("room");
         assert_eq!(watches.fire(NodeDeleted, "/a").as_slice(), &[ONE, TWO]);
         assert!(watches.fire(NodeDeleted, "/a").is_empty());
         assert_eq!((watches.count(), watches.connection_count()), (0, 0));
@@ -257,15 +296,15 @@ mod tests {
     #[test]
     fn persistent_watches_stay_and_recursive_ones_see_below_but_no_lists_of_children() {
         let mut watches = Watches::default();
-        watches.add(ONE, WatchKind::Persistent, "/a");
-        watches.add(TWO, WatchKind::Recursive, "/a");
+        watches.add(ONE, WatchKind::Persistent, "/a").expect("room");
+        watches.add(TWO, WatchKind::Recursive, "/a").expect("room");
         for _ in 0..2 {
             assert_eq!(watches.fire(NodeDataChanged, "/a").as_slice(), &[ONE, TWO]);
             assert_eq!(watches.fire(NodeChildrenChanged, "/a").as_slice(), &[ONE]);
             assert_eq!(watches.fire(NodeCreated, "/a/b/c").as_slice(), &[TWO]);
             assert!(watches.fire(NodeCreated, "/ab").is_empty());
         }
-        watches.add(ONE, WatchKind::Recursive, "/");
+        watches.add(ONE, WatchKind::Recursive, "/").expect("room");
         assert_eq!(watches.fire(NodeCreated, "/ab").as_slice(), &[ONE]);
     }
 
@@ -273,8 +312,8 @@ mod tests {
     fn a_connection_s_end_takes_its_watches_alone() {
         let mut watches = Watches::default();
         for kind in WatchKind::ALL {
-            watches.add(ONE, kind, "/a");
-            watches.add(TWO, kind, "/a");
+            watches.add(ONE, kind, "/a").expect("room");
+            watches.add(TWO, kind, "/a").expect("room");
         }
         watches.remove_connection(ONE);
         assert_eq!(watches.count(), 4);
@@ -302,7 +341,7 @@ mod tests {
             let path = PATHS[rng.random_range(0..5)];
             match rng.random_range(0..8) {
                 0..4 => {
-                    watches.add(connection, kind, path);
+                    watches.add(connection, kind, path).expect("room");
                     list.insert((connection, kind, path));
                 }
                 4 => {
@@ -336,5 +375,23 @@ mod tests {
             }
             assert_eq!(watches.count(), list.len());
         }
+    }
+
+    #[test]
+    fn a_flood_of_watches_is_bounded_and_ebbs() {
+        let mut watches = Watches::default();
+        let path = |number: usize| format!("/{number}-{}", "x".repeat(1 << 20));
+        let most = CONNECTION_BYTES / (WATCH_BYTES + path(100).len());
+        for number in 0..most {
+            watches.add(ONE, WatchKind::Data, &path(number)).expect("room");
+        }
+        assert_eq!(watches.add(ONE, WatchKind::Data, &path(most)), Err(Flood));
+        assert_eq!(watches.add(ONE, WatchKind::Data, &path(0)), Ok(()), "it is set already");
+        assert_eq!(watches.add(TWO, WatchKind::Data, &path(most)), Ok(()), "others have room");
+        assert!(watches.remove(ONE, &[WatchKind::Data], &path(7)));
+        assert_eq!(watches.add(ONE, WatchKind::Data, &path(most)), Ok(()));
+        assert_eq!(watches.fire(NodeDeleted, &path(most)).as_slice(), &[ONE, TWO]);
+        watches.remove_connection(ONE);
+        assert_eq!((watches.count(), watches.bytes), (0, 0));
     }
 }

@@ -1,8 +1,9 @@
 //! Keeps a session's lease: asks the ensemble again and again, and tells what follows.
 //!
-//! The question is `sync`. Its answer comes from the ensemble's leader, so it proves that the leader knows of us,
-//! which a local read doesn't, and Loggos' coordinator takes it for a sign of life as it takes a ping. (The pings
-//! of the client library would do as well, but their answers are its own affair.) Called by `LockService`.
+//! The question is `sync`: its answer comes from the ensemble's leader, which that of a local read doesn't. (Pings
+//! would do as well, but their answers are the client library's own affair.) A server that isn't the leader hands on
+//! whom it has heard every few tens of milliseconds. So the answer to one question proves that the leader heard of
+//! the question *before* it, and the lease counts from that one. Called by `LockService`.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,9 @@ use super::lease::Lease;
 use crate::registry::{RegistryError, Session};
 
 /// A session's time-out is as long as so many questions.
-const QUESTIONS: u32 = 5;
-/// The shortest pause between two questions.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
+const QUESTIONS: u32 = 6;
+/// The shortest pause between two questions: a server has handed on whom it heard by then.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// The task.
 pub(super) struct Keeper(JoinHandle<()>);
@@ -39,7 +40,8 @@ impl Keeper {
         let lease = Lease::new(session.timeout(), grace, Duration::ZERO);
         let generation = *session.generation().borrow();
         let (tell, told) = watch::channel(LeaseView { generation, state: lease.state() });
-        let keeping = Keeping { session, grace, linger, started, lease, generation, tell };
+        let asked = Duration::ZERO;
+        let keeping = Keeping { session, grace, linger, started, asked, lease, generation, tell };
         (Self(tokio::spawn(keeping.run())), told)
     }
 }
@@ -49,6 +51,8 @@ struct Keeping {
     grace: Duration,
     linger: Duration,
     started: Instant,
+    /// When the last question was sent that was answered; or when the session began, which the leader knows.
+    asked: Duration,
     lease: Lease,
     generation: u64,
     tell: watch::Sender<LeaseView>,
@@ -76,7 +80,8 @@ impl Keeping {
             if let Some(Ok(())) = answer
                 && generation == self.generation
             {
-                self.lease.answered(sent, self.started.elapsed());
+                self.lease.answered(self.asked, self.started.elapsed());
+                self.asked = sent;
             }
             self.pass();
             self.renew(generation).await;
@@ -121,6 +126,7 @@ impl Keeping {
         let sent = self.started.elapsed();
         wish(&self.session, self.linger).await;
         self.generation = generation;
+        self.asked = sent;
         self.lease = Lease::new(self.session.timeout(), self.grace, sent);
         self.say();
     }

@@ -12,7 +12,7 @@ use loggos_protocol::zookeeper::{
 use sha1::{Digest as _, Sha1};
 
 use crate::tree::{Command, CreateKind, LINGER, Outcome, Part, Stamp, Tree, Write};
-use crate::watches::{ConnectionId, WatchKind, Watches};
+use crate::watches::{ConnectionId, Flood, WatchKind, Watches};
 
 /// addWatch's mode of a persistent watch.
 const MODE_PERSISTENT: i32 = 0;
@@ -208,7 +208,7 @@ impl Reader<'_> {
             }
             Request::GetData { path, watch } => {
                 let (data, stat) = self.tree.get_data(&path, self.ids)?;
-                self.watch(watch, WatchKind::Data, &path);
+                self.watch(watch, WatchKind::Data, &path)?;
                 Ok(Reply::Data(data, stat))
             }
             Request::Exists { path, .. } if path.contains('\0') => Err(ErrorCode::BAD_ARGUMENTS),
@@ -216,18 +216,18 @@ impl Reader<'_> {
                 let found = self.tree.exists(&path, self.ids);
                 // Also where nothing is: the watch tells of the node's creation.
                 if found.is_ok() || found == Err(ErrorCode::NO_NODE) {
-                    self.watch(watch, WatchKind::Data, &path);
+                    self.watch(watch, WatchKind::Data, &path)?;
                 }
                 found.map(Reply::Stat)
             }
             Request::GetChildren { path, watch } => {
                 let (names, _) = self.tree.children(&path, self.ids)?;
-                self.watch(watch, WatchKind::Child, &path);
+                self.watch(watch, WatchKind::Child, &path)?;
                 Ok(Reply::Names(names))
             }
             Request::GetChildren2 { path, watch } => {
                 let (names, stat) = self.tree.children(&path, self.ids)?;
-                self.watch(watch, WatchKind::Child, &path);
+                self.watch(watch, WatchKind::Child, &path)?;
                 Ok(Reply::NamesStat(names, stat))
             }
             Request::GetAcl { path } => {
@@ -259,7 +259,7 @@ impl Reader<'_> {
                     // ZooKeeper finds it out while it reads the request.
                     _ => return Err(ErrorCode::MARSHALLING_ERROR),
                 };
-                self.watch(true, kind, &path);
+                self.watch(true, kind, &path)?;
                 Ok(Reply::Number(0))
             }
             Request::CheckWatches { path, kind } => {
@@ -273,7 +273,7 @@ impl Reader<'_> {
                 if found { Ok(Reply::Empty) } else { Err(ErrorCode::NO_WATCHER) }
             }
             Request::SetWatches(watches) | Request::SetWatches2(watches) => {
-                self.set_watches(watches);
+                self.set_watches(watches)?;
                 Ok(Reply::Empty)
             }
             _ => Err(ErrorCode::UNIMPLEMENTED),
@@ -295,41 +295,43 @@ impl Reader<'_> {
         }
     }
 
-    fn watch(&mut self, wanted: bool, kind: WatchKind, path: &str) {
+    fn watch(&mut self, wanted: bool, kind: WatchKind, path: &str) -> Result<(), ErrorCode> {
         if wanted {
-            self.watches.add(self.connection, kind, path);
+            self.watches.add(self.connection, kind, path).map_err(|Flood| ErrorCode::THROTTLED_OP)?;
         }
+        Ok(())
     }
 
     /// Sets a reconnected client's watches again, or tells what it has missed since `relative_zxid`.
-    fn set_watches(&mut self, watches: SetWatches) {
+    fn set_watches(&mut self, watches: SetWatches) -> Result<(), ErrorCode> {
         let since = watches.relative_zxid;
         for path in watches.data {
             match self.tree.stat(&path) {
                 None => self.missed(EventType::NodeDeleted, path),
                 Some(stat) if stat.mzxid > since => self.missed(EventType::NodeDataChanged, path),
-                Some(_) => self.watch(true, WatchKind::Data, &path),
+                Some(_) => self.watch(true, WatchKind::Data, &path)?,
             }
         }
         for path in watches.exist {
             match self.tree.stat(&path) {
                 Some(_) => self.missed(EventType::NodeCreated, path),
-                None => self.watch(true, WatchKind::Data, &path),
+                None => self.watch(true, WatchKind::Data, &path)?,
             }
         }
         for path in watches.child {
             match self.tree.stat(&path) {
                 None => self.missed(EventType::NodeDeleted, path),
                 Some(stat) if stat.pzxid > since => self.missed(EventType::NodeChildrenChanged, path),
-                Some(_) => self.watch(true, WatchKind::Child, &path),
+                Some(_) => self.watch(true, WatchKind::Child, &path)?,
             }
         }
         for path in watches.persistent {
-            self.watch(true, WatchKind::Persistent, &path);
+            self.watch(true, WatchKind::Persistent, &path)?;
         }
         for path in watches.recursive {
-            self.watch(true, WatchKind::Recursive, &path);
+            self.watch(true, WatchKind::Recursive, &path)?;
         }
+        Ok(())
     }
 
     fn missed(&mut self, event: EventType, path: String) {

@@ -300,7 +300,7 @@ impl Host {
             } else {
                 let answer = read_now(&replica.tree, &first.request);
                 if let Request::Get { path, watch: true, .. } = &first.request {
-                    self.watches.add(ConnectionId::new(fence.0), WatchKind::Data, path);
+                    self.watches.add(ConnectionId::new(fence.0), WatchKind::Data, path).expect("room");
                     self.out.push(Output::Watching(fence, path.clone(), replica.tree.zxid()));
                 }
                 self.reply(fence, answer, replica.tree.zxid());
@@ -441,7 +441,7 @@ impl Host {
         let (answer, zxid) = (read_now(&replica.tree, &first.request), replica.tree.zxid());
         self.out.push(Output::ReadServed(read.0));
         if let Request::Get { path, watch: true, .. } = &first.request {
-            self.watches.add(ConnectionId::new(fence.0), WatchKind::Data, path);
+            self.watches.add(ConnectionId::new(fence.0), WatchKind::Data, path).expect("room");
             self.out.push(Output::Watching(fence, path.clone(), zxid));
         }
         self.reply(fence, answer, zxid);
