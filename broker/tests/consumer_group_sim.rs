@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use loggos_broker::group::assignor::{Held, Topics};
+use loggos_broker::group::assignor::{Held, Spot, Topics};
 use loggos_broker::group::consumer_state::{Beat, Beaten, ConsumerLimits};
 use loggos_broker::group::machine::{Machine, Migration, Setting};
 use loggos_broker::group::member::{Introduction, Protocol, Waiting};
@@ -45,6 +45,8 @@ struct Client {
     id: Option<MemberId>,
     belief: Belief,
     owned: Held,
+    /// The next offset to read of what it has.
+    positions: BTreeMap<Spot, i64>,
     /// Whether it says what it has with its next heartbeat: after an answer was lost, and when that changed.
     tells: bool,
     by_pattern: bool,
@@ -65,6 +67,12 @@ struct World {
     epoch: i32,
     replies_lost: f64,
     broker_fails: f64,
+    /// Records that there are of each partition: offsets from 0.
+    ends: BTreeMap<Spot, i64>,
+    committed: BTreeMap<Spot, i64>,
+    delivered: BTreeSet<(Spot, i64)>,
+    /// Who read a partition in a generation: never two, save a static member and its heir.
+    readers: BTreeMap<(Spot, i32), (MemberId, Option<String>)>,
 }
 
 fn topic() -> TopicId {
@@ -90,6 +98,7 @@ impl World {
                 id: None,
                 belief: Belief::Outside,
                 owned: Held::new(),
+                positions: BTreeMap::new(),
                 tells: true,
                 by_pattern: rng.random_bool(0.3),
                 alive: rng.random_bool(0.8),
@@ -119,6 +128,10 @@ impl World {
             epoch: 0,
             replies_lost: if rng.random_bool(0.5) { 0.05 } else { 0.0 },
             broker_fails: if rng.random_bool(0.5) { 0.02 } else { 0.0 },
+            ends: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            delivered: BTreeSet::new(),
+            readers: BTreeMap::new(),
             rng,
         }
     }
@@ -236,12 +249,12 @@ impl World {
             (false, Belief::Member(epoch)) => Event::Beat(client.beat(epoch), waiting),
             (false, _) => {
                 client.id.get_or_insert(fresh);
-                client.owned.clear();
+                client.lose_all();
                 client.belief = Belief::Member(0);
                 Event::Beat(client.beat(0), waiting)
             }
             (true, Belief::Outside | Belief::Member(_)) => {
-                client.owned.clear();
+                client.lose_all();
                 client.belief = Belief::Joining(waiting);
                 Event::Join(client.join(fresh), waiting)
             }
@@ -262,6 +275,52 @@ impl World {
         self.step(event, Some(index));
     }
 
+    /// A client reads on where it is, or where the group has committed, and perhaps commits.
+    fn read(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let epoch = match client.belief {
+            Belief::Member(epoch @ 1..) => epoch,
+            Belief::Holding(generation) => generation.raw(),
+            _ => return,
+        };
+        let Some(id) = client.id.clone().filter(|_| client.alive) else { return };
+        let owned = client.owned.clone();
+        client.positions.retain(|spot, _| owned.contains(spot));
+        for spot in owned {
+            let end = self.ends.get(&spot).copied().unwrap_or(0);
+            let from = self.committed.get(&spot).copied().unwrap_or(0);
+            let position = client.positions.entry(spot).or_insert(from);
+            let until = end.min(*position + self.rng.random_range(0..4));
+            for offset in *position..until {
+                self.delivered.insert((spot, offset));
+                let reader = (id.clone(), client.instance.clone());
+                let before = self.readers.entry((spot, epoch)).or_insert_with(|| reader.clone());
+                let heir = before.1.is_some() && before.1 == reader.1;
+                assert!(
+                    *before == reader || heir,
+                    "seed {}: {spot:?} was read by {before:?} and by {reader:?} in generation {epoch}",
+                    self.seed
+                );
+            }
+            *position = until;
+        }
+        if self.rng.random_bool(0.5) {
+            let caller = client.caller(Generation::new(epoch));
+            let positions = client.positions.clone();
+            if self.machine.may_commit(self.now, &caller) == ErrorCode::NONE {
+                for (spot, position) in positions {
+                    let before = self.committed.insert(spot, position).unwrap_or(0);
+                    assert!(before <= position, "seed {}: {spot:?} was committed backwards", self.seed);
+                }
+            }
+        }
+    }
+
+    fn produce(&mut self) {
+        let spot = (topic(), PartitionId::new(self.rng.random_range(0..self.partitions)));
+        *self.ends.entry(spot).or_default() += 1;
+    }
+
     fn disturb(&mut self) {
         let index = self.rng.random_range(0..self.clients.len());
         let waiting = self.waiting();
@@ -271,13 +330,13 @@ impl World {
             1 | 2 if !client.alive => {
                 client.alive = true;
                 client.id = None;
-                client.owned.clear();
+                client.lose_all();
                 client.belief = Belief::Outside;
             }
             3 if !client.classic => {
                 let Some(id) = client.id.take() else { return };
                 client.belief = Belief::Outside;
-                client.owned.clear();
+                client.lose_all();
                 let epoch = if client.instance.is_some() { -2 } else { -1 };
                 let beat = Beat { member: id, ..client.beat_of(MemberId::from(""), epoch) };
                 self.step(Event::Beat(beat, waiting), None);
@@ -286,7 +345,7 @@ impl World {
             4 => {
                 client.classic = !client.classic;
                 client.id = None;
-                client.owned.clear();
+                client.lose_all();
                 client.belief = Belief::Outside;
             }
             5 if self.partitions < 12 => {
@@ -342,12 +401,19 @@ impl Client {
         if let Some(assignment) = beaten.assignment {
             // It gives up and takes at once, and says so with the next heartbeat.
             self.tells |= self.owned != assignment;
+            self.positions.retain(|spot, _| assignment.contains(spot));
             self.owned = assignment;
         }
     }
 
-    fn fenced(&mut self, code: ErrorCode) {
+    /// What it had may be another's now; where it was is forgotten with it.
+    fn lose_all(&mut self) {
         self.owned.clear();
+        self.positions.clear();
+    }
+
+    fn fenced(&mut self, code: ErrorCode) {
+        self.lose_all();
         self.belief = Belief::Outside;
         if code == ErrorCode::FENCED_INSTANCE_ID || code == ErrorCode::UNRELEASED_INSTANCE_ID {
             self.id = None;
@@ -398,6 +464,7 @@ impl Client {
             Reply::NotJoined(code, _) | Reply::NotSynced(code) => self.refused(code),
             Reply::Synced(_, _, assignment) => {
                 if let Belief::Syncing(_, generation) = self.belief {
+                    self.positions.clear();
                     self.owned = spots(&consumer_protocol::assignment(&assignment).unwrap_or_default());
                     self.belief = Belief::Holding(generation);
                 }
@@ -407,7 +474,7 @@ impl Client {
     }
 
     fn refused(&mut self, code: ErrorCode) {
-        self.owned.clear();
+        self.lose_all();
         self.belief = Belief::Outside;
         if code == ErrorCode::UNKNOWN_MEMBER_ID || code == ErrorCode::FENCED_INSTANCE_ID {
             self.id = None;
@@ -427,7 +494,9 @@ fn run(seed: u64) {
     let mut world = World::new(seed);
     for _ in 0..STEPS {
         let index = world.rng.random_range(0..world.clients.len());
+        world.produce();
         world.act(index);
+        world.read(index);
         world.disturb();
         let pause = Duration::from_millis(world.rng.random_range(0..TICK.as_millis() as u64));
         world.pass(pause);
@@ -449,6 +518,7 @@ fn heal(world: &mut World) {
     while world.now < end {
         for index in 0..world.clients.len() {
             world.act(index);
+            world.read(index);
         }
         world.pass(TICK);
     }
@@ -464,6 +534,11 @@ fn heal(world: &mut World) {
         for spot in &client.owned {
             assert!(held.insert(*spot), "seed {seed}: {spot:?} is read twice");
         }
+    }
+    for spot in &held {
+        let end = world.ends.get(spot).copied().unwrap_or(0);
+        let lost: Vec<i64> = (0..end).filter(|offset| !world.delivered.contains(&(*spot, *offset))).collect();
+        assert!(lost.is_empty(), "seed {seed}: of {spot:?} nobody read {lost:?}");
     }
     // Classic members see to a topic's growth themselves: a classic group shares what its leader knew.
     if matches!(world.machine, Machine::Consumer(_)) {

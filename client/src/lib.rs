@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod error;
+pub mod group_admin;
 pub mod lock;
 pub mod message;
 pub mod metadata;

@@ -5,11 +5,12 @@
 //! | `topic` | `loggos topic create, list, describe, alter, delete` |
 //! | `produce` | `loggos produce`: lines to records |
 //! | `consume` | `loggos consume`: records to lines |
+//! | `group` | `loggos group list, describe, reset-offsets, delete` |
 //! | `perf` | `loggos perf produce, consume` |
 //! | `registry` | `loggos registry ls, get, set, watch`: the tree as files |
 //! | `dump_log` | `loggos dump-log` |
 //! | `cell` | `loggos coordinator status, members, add, remove, transfer` |
-//! | `options`, `instant` | what several of them take |
+//! | `options`, `instant`, `table` | what several of them take and print |
 //!
 //! All but `dump-log` and `cell` are clients like any other: they see Kafka's wire, or ZooKeeper's, and nothing else.
 //! Called by `main`.
@@ -17,11 +18,13 @@
 pub mod cell;
 mod consume;
 mod dump_log;
+mod group;
 mod instant;
 mod options;
 mod perf;
 mod produce;
 mod registry;
+mod table;
 mod topic;
 
 use std::io;
@@ -40,6 +43,9 @@ pub enum Tool {
     Produce(Box<produce::Options>),
     /// Print a topic's records, one line each
     Consume(Box<consume::Options>),
+    /// List, describe and delete consumer groups, and set where they go on
+    #[command(subcommand)]
+    Group(group::Command),
     /// Measure throughput and latency
     #[command(subcommand)]
     Perf(perf::Command),
@@ -82,6 +88,7 @@ pub async fn run(tool: Tool) -> ExitCode {
         Tool::Topic(command) => topic::run(command).await,
         Tool::Produce(options) => produce::run(*options).await,
         Tool::Consume(options) => consume::run(*options).await,
+        Tool::Group(command) => group::run(command).await,
         Tool::Perf(command) => perf::run(command).await,
         Tool::Registry(command) => registry::run(command).await,
         Tool::DumpLog(options) => dump_log::run(&options),

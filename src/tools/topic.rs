@@ -12,8 +12,8 @@ use loggos_protocol::ids::{BrokerId, Offset, PartitionId, TopicName};
 use loggos_protocol::kafka::ErrorCode;
 use tokio::time::{Instant, sleep};
 
-use super::Failure;
 use super::options::{Bootstrap, pair, topic_name};
+use super::{Failure, table};
 
 /// How long a command waits until what it did is seen by the broker that it asks; nothing fails after that.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
@@ -181,7 +181,7 @@ async fn describe(named: Named) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     writeln!(out, "topic {name}")?;
     writeln!(out, "id {}", topic.id)?;
-    print_table(&mut out, &rows)?;
+    table::print(&mut out, &rows)?;
     for config in configs.into_iter().filter(|config| !config.is_default) {
         let origin = if config.is_own { "" } else { "  (the broker's)" };
         writeln!(out, "{}={}{origin}", config.name, config.value.unwrap_or_default())?;
@@ -195,17 +195,6 @@ fn brokers(ids: &[BrokerId]) -> String {
 
 fn known(offsets: &BTreeMap<PartitionId, Offset>, partition: PartitionId) -> String {
     offsets.get(&partition).map_or_else(|| "?".to_owned(), ToString::to_string)
-}
-
-fn print_table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> io::Result<()> {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
 }
 
 async fn alter(options: Alter) -> Result<(), Failure> {

@@ -336,3 +336,67 @@ fn old_offsets_expire_and_what_groups_hold_is_bounded() {
     eventually("it is gone", || tree.get("/consumers/old").is_none());
     assert_eq!(tree.children("/consumers"), vec!["large", "small"]);
 }
+
+#[test]
+fn the_command_line_lists_describes_resets_and_deletes_groups() {
+    let server = Server::start(&[]);
+    let bootstrap = server.bootstrap();
+    let group = |arguments: &[&str]| {
+        let all = [&["group"], arguments, &["--bootstrap", &bootstrap]].concat();
+        crate::process::loggos(&all)
+    };
+    let said = |arguments: &[&str]| {
+        let output = group(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let refused = |arguments: &[&str]| {
+        let output = group(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let words = |text: &str, first: &str| -> Vec<Vec<String>> {
+        let rows = text.lines().filter(|line| line.starts_with(first));
+        rows.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    loggos_ok(&["topic", "create", "shared", "--partitions", "2", "--bootstrap", &bootstrap]);
+    let member = consumer(&bootstrap, "told");
+    settle(&[&member], &[2]);
+    produce(&bootstrap, 2, 0..20);
+    read(&[&member], 20);
+    member.commit_consumer_state(CommitMode::Sync).expect("committed");
+    produce(&bootstrap, 2, 20..26);
+    assert_eq!(words(&said(&["list"]), "told"), [["told", "classic", "Stable"]]);
+    let described = said(&["describe", "told"]);
+    let rows = words(&described, "shared");
+    assert_eq!(rows.len(), 2, "{described}");
+    for row in &rows {
+        assert_eq!((row[2].as_str(), row[3].as_str(), row[4].as_str()), ("10", "13", "3"), "{described}");
+        assert_eq!(row[6], "/127.0.0.1", "{described}");
+    }
+    assert!(described.contains("state Stable\n") && described.contains("members 1\n"), "{described}");
+    assert!(refused(&["delete", "told"]).contains("has members"));
+    assert!(refused(&["reset-offsets", "told", "--to-earliest", "--execute"]).contains("has members"));
+    drop(member);
+    eventually("it has left", || said(&["describe", "told"]).contains("state Empty"));
+    let news = |arguments: &[&str]| -> Vec<String> {
+        let all = [&["reset-offsets", "told"], arguments].concat();
+        words(&said(&all), "shared").iter().map(|row| row[3].clone()).collect()
+    };
+    assert_eq!(news(&["--to-earliest"]), ["0", "0"]);
+    assert_eq!(news(&["--to-latest"]), ["13", "13"]);
+    assert_eq!(news(&["--to-offset", "12"]), ["12", "12"]);
+    assert_eq!(news(&["--to-offset", "99"]), ["13", "13"], "as near as there are records");
+    assert_eq!(news(&["--by-duration", "1h"]), ["0", "0"]);
+    assert_eq!(news(&["--to-time", "2200-01-01T00:00:00Z"]), ["13", "13"]);
+    assert_eq!(words(&said(&["describe", "told"]), "shared")[0][2], "10", "nothing was changed so far");
+    assert_eq!(news(&["--to-offset", "4", "--execute"]), ["4", "4"]);
+    assert_eq!(words(&said(&["describe", "told"]), "shared")[0][2], "4");
+    let heir = consumer(&bootstrap, "told");
+    assert_eq!(read(&[&heir], 18)[0], (8..26).collect::<BTreeSet<u32>>(), "from there on");
+    drop(heir);
+    eventually("it has left", || said(&["describe", "told"]).contains("state Empty"));
+    said(&["delete", "told"]);
+    assert!(refused(&["describe", "told"]).contains("GROUP_ID_NOT_FOUND"));
+    assert!(words(&said(&["list"]), "told").is_empty());
+}
