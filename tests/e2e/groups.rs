@@ -14,6 +14,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::process::{DEADLINE, Server, eventually, have, loggos_ok};
+use crate::zookeeper::ZooKeeper;
 
 fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
     patient_consumer(bootstrap, group, 6)
@@ -86,7 +87,21 @@ fn settle(consumers: &[&BaseConsumer], wanted: &[usize]) {
 
 #[test]
 fn two_members_share_the_partitions_and_one_inherits_all() {
-    let server = Server::start(&[]);
+    share_and_inherit(&Server::start(&[]));
+}
+
+#[test]
+fn groups_live_on_a_real_zookeeper_as_on_our_own_coordinator() {
+    let Some(zookeeper) = ZooKeeper::start() else { return };
+    let ensemble = format!("{}/kafka", zookeeper.address());
+    let arguments = ["--coordinator", &ensemble, "--session-timeout-ms", "3000"];
+    share_and_inherit(&Server::start(&arguments));
+    let elsewhere = format!("{}/other", zookeeper.address());
+    let arguments = ["--coordinator", &elsewhere, "--session-timeout-ms", "3000"];
+    survive_a_kill(Server::start(&arguments));
+}
+
+fn share_and_inherit(server: &Server) {
     let bootstrap = server.bootstrap();
     loggos_ok(&["topic", "create", "shared", "--partitions", "6", "--bootstrap", &bootstrap]);
     let (one, two) = (consumer(&bootstrap, "pair"), consumer(&bootstrap, "pair"));
@@ -105,7 +120,10 @@ fn two_members_share_the_partitions_and_one_inherits_all() {
 
 #[test]
 fn offsets_and_members_survive_a_kill_of_their_broker() {
-    let mut server = Server::start(&[]);
+    survive_a_kill(Server::start(&[]));
+}
+
+fn survive_a_kill(mut server: Server) {
     let bootstrap = server.bootstrap();
     loggos_ok(&["topic", "create", "shared", "--partitions", "3", "--bootstrap", &bootstrap]);
     let member = consumer(&bootstrap, "a group/with ümlauts");

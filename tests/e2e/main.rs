@@ -12,6 +12,7 @@ mod command_line;
 mod disk_full;
 mod exposure;
 mod group_clients;
+mod group_refusals;
 mod groups;
 mod kafka_on_zookeeper;
 mod kill_storm;
