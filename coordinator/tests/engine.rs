@@ -272,6 +272,41 @@ fn a_lost_message_of_any_kind_only_delays() {
 }
 
 #[test]
+fn a_leader_trusts_no_lease_of_servers_whose_clocks_were_set() {
+    let mut cell = Cell::of(3);
+    for node in cell.nodes.values_mut() {
+        node.clock_ahead = Duration::from_secs(10);
+    }
+    let leader = cell.elect();
+    cell.run(LONG);
+    assert!(cell.status(leader).lease_until > Some(cell.at.after(Duration::from_secs(10))));
+    for (server, node) in &mut cell.nodes {
+        if *server != leader {
+            node.clock_ahead = Duration::from_secs(5);
+        }
+    }
+    cell.run(Duration::from_millis(200));
+    assert_eq!(cell.leader(), Some(leader));
+    assert_eq!(cell.status(leader).lease_until, Some(Default::default()));
+    cell.feed(leader, Event::Read(ReadId(1)));
+    assert!(cell.nodes[&leader].reads.is_empty(), "a round has to confirm it");
+    cell.run(Duration::from_millis(10));
+    assert!(cell.nodes[&leader].reads[&ReadId(1)]);
+}
+
+#[test]
+fn a_leader_that_restarts_is_replaced_without_waiting_for_its_lease() {
+    let mut cell = Cell::of(3);
+    let old = cell.elect();
+    cell.run(LONG);
+    cell.crash(old);
+    cell.start(old);
+    let before = cell.at;
+    cell.until("another leadership", |cell| cell.leader().is_some());
+    assert!(cell.at.since(before) < cell.options.lease, "{:?}", cell.at.since(before));
+}
+
+#[test]
 fn the_chosen_prefix_survives_the_loss_of_all_power() {
     let mut cell = Cell::of(3);
     let leader = cell.elect();

@@ -121,9 +121,9 @@ impl Slot {
         self.0
     }
 
-    /// The slot after this one.
+    /// The slot after this one, or the highest.
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 
     /// The slot `count` further on, or the highest.

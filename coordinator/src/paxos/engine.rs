@@ -271,7 +271,7 @@ impl Engine {
         match self.post.admit(&envelope) {
             Admission::Refused => return Ok(()),
             Admission::Admitted => {}
-            Admission::NewLife => self.greet_new_life(from),
+            Admission::NewLife => self.greet_new_life(step, from),
         }
         let addressed = envelope.to_incarnation == self.identity.incarnation;
         match envelope.message {
@@ -313,12 +313,13 @@ impl Engine {
 
     /// A peer has restarted: what its former life granted or acknowledged counts no more, and if it led, its lease
     /// died with it.
-    fn greet_new_life(&mut self, server: ServerId) {
+    fn greet_new_life(&mut self, step: &mut Step<'_>, server: ServerId) {
         if let Standing::Leading(leading) = &mut self.standing {
             leading.forget(server);
         }
         if self.view.leader == server {
             self.grant.release(self.view.ballot);
+            self.unreachable(step, server);
         }
     }
 

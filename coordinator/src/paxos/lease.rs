@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::ballot::{Ballot, ServerId};
+use super::clocks::Clocks;
 use super::event::Options;
 use super::membership::Config;
 use super::moment::Moment;
@@ -67,6 +68,7 @@ pub struct Tenure {
     /// Per acceptor the newest acknowledged round and the moment when it was sent.
     acknowledged: BTreeMap<ServerId, (u64, Moment)>,
     since: Moment,
+    clocks: Clocks,
     /// Set for good when a transfer begins: the lease is not used again at this ballot.
     given_up: bool,
     mutations: Mutations,
@@ -80,6 +82,7 @@ impl Tenure {
             sent: VecDeque::new(),
             acknowledged: BTreeMap::new(),
             since: now,
+            clocks: Clocks::default(),
             given_up: false,
             mutations,
         }
@@ -108,10 +111,25 @@ impl Tenure {
         *entry = (*entry).max((round, counted));
     }
 
+    /// With the acknowledgement of `round` the clock of `server` was seen.
+    pub fn watch_clock(
+        &mut self,
+        server: ServerId,
+        round: u64,
+        clock: Moment,
+        now: Moment,
+        options: &Options,
+    ) {
+        if let Some((_, sent)) = self.sent.iter().find(|(number, _)| *number == round) {
+            self.clocks.sample(server, clock, *sent, now, options);
+        }
+    }
+
     /// Forgets what `server` acknowledged: it has restarted, and its grants of before are gone with that life
     /// (it waits before it helps another leader, but the rounds of a read must be answered anew).
     pub fn forget(&mut self, server: ServerId) {
         self.acknowledged.remove(&server);
+        self.clocks.forget(server);
     }
 
     /// When the newest round acknowledged by `server` was sent.
@@ -142,7 +160,8 @@ impl Tenure {
         least
     }
 
-    /// Until when reads may rely on the lease: every membership that governs an open slot must have granted it.
+    /// Until when reads may rely on the lease: every membership that governs an open slot must have granted it, by
+    /// servers whose clocks can be trusted.
     pub fn lease_until<'a>(
         &self,
         configs: impl Iterator<Item = &'a std::sync::Arc<Config>>,
@@ -151,7 +170,8 @@ impl Tenure {
         if self.given_up && !self.mutations.has(Mutation::LeaseKeptDuringTransfer) {
             return Moment::ZERO;
         }
-        let Some(sent) = self.least(configs, |server| self.heard(server)) else { return Moment::ZERO };
+        let granted = |server| self.heard(server).filter(|_| self.clocks.trusts(server));
+        let Some(sent) = self.least(configs, granted) else { return Moment::ZERO };
         sent.after(usable(options))
     }
 

@@ -16,6 +16,7 @@
 pub mod acceptor;
 pub mod ballot;
 pub mod basic;
+pub mod clocks;
 pub mod codec;
 pub mod engine;
 pub mod event;

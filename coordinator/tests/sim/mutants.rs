@@ -47,6 +47,9 @@ fn provoke(plan: &mut Plan, mutation: Mutation) {
     plan.faults.extend(more.iter().map(|fault| (*fault, 15)));
     if mutation == Mutation::LeaseFromReceipt {
         plan.weather.long = 0.15;
+        // A leader trusts no lease of a server whose clock it has caught running away or leaping.
+        plan.drift_ppm = plan.drift_ppm.min(2_000);
+        plan.faults.retain(|(fault, _)| *fault != Fault::ClockJump);
     }
 }
 

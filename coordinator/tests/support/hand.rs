@@ -300,7 +300,7 @@ impl Cell {
                 if own == Moment::NEVER {
                     own
                 } else {
-                    Moment::from_micros(own.as_micros() - node.clock_ahead.as_micros() as u64)
+                    Moment::from_micros(own.as_micros().saturating_sub(node.clock_ahead.as_micros() as u64))
                 }
             };
             let tick = self.nodes.iter().map(|(server, node)| (deadline(node), *server)).min();

@@ -320,7 +320,12 @@ impl Engine {
             && leading.announced < chosen_upto
             && leading.proposer.is_quiet()
         {
-            self.send_heartbeats(step);
+            if leading.hand_over.is_some() {
+                // A new round is answered by how far they are, which the hand-over waits for.
+                self.begin_round(step);
+            } else {
+                self.send_heartbeats(step);
+            }
         }
     }
 
@@ -363,6 +368,7 @@ impl Engine {
             return;
         }
         leading.tenure.acknowledge(from, ack.round, step.at());
+        leading.tenure.watch_clock(from, ack.round, ack.clock, step.at(), &self.options);
         let progress = leading.members.entry(from).or_default();
         progress.applied = progress.applied.max(ack.applied_upto);
         progress.lag = self.learner.chosen_upto().since(progress.applied);
