@@ -317,6 +317,25 @@ fn who_comes_first_says_who_runs_a_group() {
     let member = consumer(&bootstrap, "ours");
     settle(&[&member], &[1]);
     assert_eq!(mark("ours"), RunBy::Broker, "its members are told that a broker runs it");
+    // What they hold and where they are is shown like anybody's.
+    for (path, data) in [
+        ("ids", ""),
+        ("ids/c_1", r#"{"version":1,"subscription":{"shared":1},"pattern":"static","timestamp":"1"}"#),
+        ("owners", ""),
+        ("owners/shared", ""),
+        ("owners/shared/0", "c_1-0"),
+        ("offsets", ""),
+        ("offsets/shared", ""),
+        ("offsets/shared/0", "0"),
+    ] {
+        tree.put(&format!("/consumers/theirs/{path}"), data);
+    }
+    let described = loggos_ok(&["group", "describe", "theirs", "--bootstrap", &bootstrap]);
+    let row = described.lines().find(|line| line.starts_with("shared")).expect("its partition").to_owned();
+    let row: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(row[1..6], ["0", "0", "0", "0", "c_1"], "{described}");
+    let listed = loggos_ok(&["group", "list", "--bootstrap", &bootstrap]);
+    assert!(listed.contains("theirs"), "{listed}");
     // Consumers of Kafka 0.8 mark nothing; they are there all the same.
     tree.put("/consumers/old", "");
     tree.put("/consumers/old/ids", "");

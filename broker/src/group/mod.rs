@@ -13,6 +13,7 @@
 //! | `table` | the groups that this broker runs, and their answers |
 //! | `offsets`, `shelf` | commits and fetches of offsets; what a group has committed |
 //! | `commits`, `committer` | commits on their way: gathered, and written a round at a time |
+//! | `seen` | a group that its members run, as tools show it |
 //! | `liveness` | whether this broker may speak for its groups |
 //! | `upkeep` | silence, take-overs, deleted topics, expiry |
 
@@ -29,6 +30,7 @@ mod offsets;
 mod rebalance;
 pub mod record;
 pub mod runner;
+mod seen;
 mod setting;
 mod shelf;
 pub mod state;

@@ -11,6 +11,7 @@ use loggos_protocol::ids::{Generation, GroupId, MemberId, Timestamp, TopicName};
 use loggos_protocol::kafka::ErrorCode;
 use loggos_protocol::registry::group::OffsetRecord;
 
+use super::seen;
 use super::shelf::{Offsets, Shelf};
 use super::state::Caller;
 use super::table::{Entered, Groups, code_of};
@@ -91,7 +92,17 @@ impl Groups {
         id: &GroupId,
         caller: Option<(MemberId, Generation)>,
     ) -> Result<Offsets, ErrorCode> {
-        let group = self.enter(id).await?;
+        let view = self.metadata.view();
+        let group = match self.enter(id).await {
+            Ok(group) => group,
+            Err(ErrorCode::INCONSISTENT_GROUP_PROTOCOL) if caller.is_none() => {
+                // Its members run it: anybody may see where they are.
+                let seen = self.registry.see_group(id).await.map_err(|error| code_of(&error))?;
+                let offsets = seen::offsets(&seen).into_iter();
+                return Ok(offsets.filter(|(place, record)| is_current(&view, place, record)).collect());
+            }
+            Err(code) => return Err(code),
+        };
         if let Some((member, epoch)) = caller {
             group.machine.may_fetch(&member, epoch).ok()?;
         }
@@ -100,7 +111,6 @@ impl Groups {
         // Whoever takes a partition over goes on where its last holder said, though that was only just said.
         let settled = tokio::time::timeout(SETTLE_PATIENCE, shelf.settled());
         settled.await.map_err(|_| ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)?;
-        let view = self.metadata.view();
         Ok(shelf.offsets().into_iter().filter(|(place, record)| is_current(&view, place, record)).collect())
     }
 

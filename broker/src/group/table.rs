@@ -25,6 +25,7 @@ use super::machine::{Machine, Setting};
 use super::member::Waiting;
 use super::record::{Change, HeadRecord, MemberRecord};
 use super::runner::runner;
+use super::seen;
 use super::setting::setting_of;
 use super::shelf::{Offsets, Shelf};
 use super::state::{Action, Event, Reply};
@@ -305,7 +306,17 @@ impl Groups {
     /// # Errors
     /// As [`Groups::ask`].
     pub async fn describe(&self, id: &GroupId) -> Result<Described, ErrorCode> {
-        let group = self.enter(id).await?;
+        let group = match self.enter(id).await {
+            Ok(group) => group,
+            Err(ErrorCode::INCONSISTENT_GROUP_PROTOCOL) => {
+                let seen = self.registry.see_group(id).await.map_err(|error| code_of(&error))?;
+                return Ok(Described {
+                    exists: true,
+                    machine: seen::shown(&self.setting(), &seen, Instant::now()),
+                });
+            }
+            Err(code) => return Err(code),
+        };
         Ok(Described {
             exists: group.nodes.exist() || !group.machine.is_untouched(),
             machine: group.machine.clone(),

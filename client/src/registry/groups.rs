@@ -102,6 +102,17 @@ pub enum Claim {
     Theirs,
 }
 
+/// A group as anybody sees it, whoever runs it.
+#[derive(Clone, Debug, Default)]
+pub struct SeenGroup {
+    /// Its members' values.
+    pub members: BTreeMap<MemberId, Vec<u8>>,
+    /// Who holds what, as it is written there.
+    pub owners: BTreeMap<Place, Vec<u8>>,
+    /// What was committed.
+    pub offsets: StoredOffsets,
+}
+
 /// A change of a group: all of it is written, or the group must be claimed anew.
 #[derive(Clone, Debug, Default)]
 pub struct GroupChange {
@@ -201,6 +212,30 @@ impl Registry {
             }
         }
         Err(RegistryError::Conflict)
+    }
+
+    /// Looks at a group without claiming it.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn see_group(&self, group: &GroupId) -> Result<SeenGroup, RegistryError> {
+        let names = self.session().children(&path::members(group)).await?;
+        let members = names.iter().filter_map(|name| {
+            let id = path::member_of(name)?;
+            Some((format!("{}/{name}", path::members(group)), id))
+        });
+        let members = self.read_many(members.collect()).await?;
+        let (mut owners, mut offsets) = (Vec::new(), Vec::new());
+        for (topic, names) in self.topics_below(&path::owners(group)).await? {
+            let each = places(&topic, &names);
+            owners.extend(each.map(|place| (path::owner(group, &topic, place.1), place)));
+        }
+        for (topic, names) in self.topics_below(&path::offsets(group)).await? {
+            let each = places(&topic, &names);
+            offsets.extend(each.map(|place| (path::offset(group, &topic, place.1), place)));
+        }
+        let (owners, offsets) = (self.read_many(owners).await?, self.read_many(offsets).await?);
+        Ok(SeenGroup { members, owners, offsets })
     }
 
     async fn read_claimed(&self, mut nodes: GroupNodes, head: Vec<u8>) -> Result<Claim, RegistryError> {

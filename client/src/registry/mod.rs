@@ -26,7 +26,7 @@ use tokio::sync::watch;
 pub use brokers::StoredBroker;
 pub use controller::Fence;
 pub use groups::{
-    Claim, CommitPart, GroupChange, GroupFence, GroupNodes, Place, RoundFailure, StoredOffsets,
+    Claim, CommitPart, GroupChange, GroupFence, GroupNodes, Place, RoundFailure, SeenGroup, StoredOffsets,
 };
 pub use session::{Done, Op, Session, TreeWatch, Znode};
 pub use topics::{Assignment, NewState, NewTopic, StoredPartition, StoredState, StoredTopic};

@@ -33,11 +33,11 @@ def confluent():
                          "session.timeout.ms": 30_000, "heartbeat.interval.ms": 300})
     consumer.subscribe([topic])
     while not over.is_set():
-        message = consumer.poll(0.1)
-        if message is None or message.error():
-            continue
-        told(message.partition(), message.offset(), message.value())
-        consumer.commit(message=message, asynchronous=True)
+        messages = [message for message in consumer.consume(100, 0.1) if not message.error()]
+        for message in messages:
+            told(message.partition(), message.offset(), message.value())
+        if messages:
+            consumer.commit(asynchronous=True)
     consumer.close()
 
 
