@@ -51,6 +51,7 @@ interop: setup build
 # Hundreds of kills under load, and power cuts on a loop device (root).
 chaos: setup
 	LOGGOS_KILLS=$${LOGGOS_KILLS:-200} $(CARGO) test --release -p loggos --test e2e -- --nocapture kill_storm power_cut disk_full
+	LOGGOS_FAIL_OVERS=$${LOGGOS_FAIL_OVERS:-50} $(CARGO) test --release -p loggos --test e2e -- --nocapture fail_over
 
 # docker-compose.yml brought up for real, a client outside, each container killed in turn (Docker, or podman as root).
 compose: build

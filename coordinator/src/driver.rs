@@ -275,7 +275,8 @@ impl Driver {
     }
 
     fn until_deadline(&self) -> Duration {
-        self.engine.next_deadline().since(clocks().at).min(Duration::from_secs(1))
+        let engine = self.engine.next_deadline().since(clocks().at);
+        engine.min(self.touches_due()).min(Duration::from_secs(1))
     }
 
     fn durable(&mut self, (ticket, failure): &(Ticket, Option<LedgerError>)) {

@@ -12,14 +12,18 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use crate::process::{DEADLINE, binary, eventually, http_get, loggos, loggos_ok};
 
-const OPEN: zookeeper_client::CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+/// A node that stays and that anybody may change.
+pub const OPEN: zookeeper_client::CreateOptions<'static> =
+    CreateMode::Persistent.with_acls(Acls::anyone_all());
 
 /// One server's process.
-struct Node {
+pub struct Node {
     child: Option<Child>,
     dir: PathBuf,
+    /// What runs the binary, such as another network's namespace.
+    wrapper: Vec<String>,
     arguments: Vec<String>,
-    client: String,
+    pub client: String,
     peer: String,
     http: String,
 }
@@ -34,16 +38,45 @@ impl Node {
                 .to_vec();
         arguments.extend(["--bulk-listen", &bulk, "--http-listen", &http].map(str::to_owned));
         arguments.extend_from_slice(extra);
-        Self { child: None, dir, arguments, client, peer, http }
+        Self { child: None, dir, wrapper: Vec::new(), arguments, client, peer, http }
+    }
+
+    /// A server on a host of its own, which is a network namespace, at the default ports.
+    fn in_namespace(dir: PathBuf, servers: &str, host: &str, namespace: &str) -> Self {
+        let at = |port: u16| format!("{host}:{port}");
+        let (client, peer, http) = (at(2181), at(2888), at(9644));
+        let arguments = [
+            "coordinator",
+            "--coordinator-listen",
+            &client,
+            "--peer-listen",
+            &peer,
+            "--http-listen",
+            &http,
+            "--servers",
+            servers,
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let wrapper = ["ip", "netns", "exec", namespace].map(str::to_owned).to_vec();
+        Self { child: None, dir, wrapper, arguments, client, peer, http }
     }
 
     /// Starts the process, and waits for nothing.
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let log = match std::env::var_os("LOGGOS_E2E_LOG") {
             Some(_) => Stdio::inherit(),
             None => Stdio::null(),
         };
-        let child = Command::new(binary())
+        let mut command = match self.wrapper.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
+        };
+        let child = command
             .args(&self.arguments)
             .arg("--data-dir")
             .arg(&self.dir)
@@ -55,12 +88,12 @@ impl Node {
         self.child = Some(child);
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a running server");
         kill_process(Pid::from_child(child), signal).expect("a signal to our own child");
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let mut child = self.child.take().expect("a running server");
         child.kill().expect("a killable child");
         child.wait().expect("a killed child ends");
@@ -89,7 +122,7 @@ impl Node {
         answer
     }
 
-    fn mode(&self) -> String {
+    pub fn mode(&self) -> String {
         let answer = self.ask("srvr");
         answer.lines().find_map(|line| line.strip_prefix("Mode: ")).unwrap_or_default().to_owned()
     }
@@ -119,14 +152,14 @@ fn free_port() -> u16 {
 }
 
 /// The servers of one cell.
-struct Cell {
-    nodes: Vec<Node>,
+pub struct Cell {
+    pub nodes: Vec<Node>,
     dir: TempDir,
 }
 
 impl Cell {
     /// Three servers that form a cell.
-    fn form(extra: &[&str]) -> Self {
+    pub fn form(extra: &[&str]) -> Self {
         let dir = TempDir::with_prefix("loggos-cell-").expect("a temporary directory");
         let peers: Vec<String> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let mut arguments = vec!["--servers".to_owned(), peers.join(",")];
@@ -141,6 +174,20 @@ impl Cell {
         cell
     }
 
+    /// Three servers on hosts of their own, one namespace each.
+    pub fn form_in(hosts: &[String], namespaces: &[String]) -> Self {
+        let dir = TempDir::with_prefix("loggos-cell-").expect("a temporary directory");
+        let servers = hosts.iter().map(|host| format!("{host}:2888")).collect::<Vec<_>>().join(",");
+        let node = |(at, (host, namespace)): (usize, (&String, &String))| {
+            Node::in_namespace(dir.path().join(format!("server{at}")), &servers, host, namespace)
+        };
+        let nodes = hosts.iter().zip(namespaces).enumerate().map(node).collect();
+        let mut cell = Self { nodes, dir };
+        cell.nodes.iter_mut().for_each(Node::start);
+        cell.wait_for_leader();
+        cell
+    }
+
     fn running(&self) -> impl Iterator<Item = (usize, &Node)> {
         self.nodes.iter().enumerate().filter(|(_, node)| node.child.is_some())
     }
@@ -149,7 +196,7 @@ impl Cell {
         self.running().find(|(_, node)| node.mode() == "leader").map(|(at, _)| at)
     }
 
-    fn wait_for_leader(&self) -> usize {
+    pub fn wait_for_leader(&self) -> usize {
         let mut leader = None;
         eventually("a leader is there", || {
             leader = self.leader();
@@ -159,12 +206,12 @@ impl Cell {
     }
 
     /// All client addresses.
-    fn addresses(&self) -> String {
+    pub fn addresses(&self) -> String {
         self.nodes.iter().map(|node| node.client.as_str()).collect::<Vec<_>>().join(",")
     }
 
     /// Waits until all running servers show the same tree.
-    fn wait_for_agreement(&self) {
+    pub fn wait_for_agreement(&self) {
         eventually("all servers hold the same", || {
             let hashes: std::collections::BTreeSet<String> =
                 self.running().map(|(_, node)| node.ask("hash")).collect();
@@ -173,7 +220,8 @@ impl Cell {
     }
 }
 
-async fn connect(addresses: &str) -> Client {
+/// A client with a session.
+pub async fn connect(addresses: &str) -> Client {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let connector = Client::connector().with_session_timeout(Duration::from_secs(6)).connect(addresses);
@@ -186,21 +234,22 @@ async fn connect(addresses: &str) -> Client {
 }
 
 /// Writes numbered nodes without a pause, and remembers which were acknowledged.
-struct Writer {
+pub struct Writer {
     stop: tokio::sync::watch::Sender<bool>,
     task: tokio::task::JoinHandle<(Client, Written)>,
     count: std::sync::Arc<std::sync::atomic::AtomicUsize>,
 }
 
 /// What a writer has seen.
-struct Written {
-    acknowledged: Vec<String>,
+pub struct Written {
+    pub acknowledged: Vec<String>,
     /// The longest time between two acknowledgements.
-    gap: Duration,
+    pub gap: Duration,
 }
 
 impl Writer {
-    fn start(client: Client, folder: &'static str) -> Self {
+    /// Begins to write.
+    pub fn start(client: Client, folder: &'static str) -> Self {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counted = count.clone();
@@ -230,7 +279,8 @@ impl Writer {
         Self { stop, task, count }
     }
 
-    async fn wait_for(&self, more: usize) {
+    /// Waits until so many more are acknowledged.
+    pub async fn wait_for(&self, more: usize) {
         let wanted = self.count.load(std::sync::atomic::Ordering::Relaxed) + more;
         let deadline = Instant::now() + DEADLINE;
         while self.count.load(std::sync::atomic::Ordering::Relaxed) < wanted {
@@ -240,14 +290,15 @@ impl Writer {
         }
     }
 
-    async fn end(self) -> (Client, Written) {
+    /// Stops writing.
+    pub async fn end(self) -> (Client, Written) {
         self.stop.send(true).expect("a writer");
         self.task.await.expect("it ends well")
     }
 }
 
 /// Every acknowledged node is there, on each server.
-async fn check(cell: &Cell, folder: &str, written: &Written) {
+pub async fn check(cell: &Cell, folder: &str, written: &Written) {
     for (at, node) in cell.running() {
         let client = connect(&node.client).await;
         client.sync("/").await.expect("a barrier");
@@ -433,6 +484,35 @@ async fn operators_see_the_cell_and_change_it() {
     assert!(status == 200 && body.contains(&cell.nodes[other].client), "{body}");
     let (status, body) = http_get(http.parse().expect("an address"), "/commands/monitor");
     assert!(status == 200 && body.contains("\"server_state\":\"follower\""), "{body}");
+}
+
+#[test]
+fn kazoo_finds_its_recipes_in_a_cell_whose_leader_changes() {
+    let interpreter = crate::clients::peers().join("python/bin/python");
+    if !interpreter.exists() {
+        eprintln!("skipped: no Python clients (make setup fetches them)");
+        return;
+    }
+    let cell = Cell::form(&[]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/python/kazoo_recipes.py");
+    let mut kazoo = Command::new(interpreter)
+        .arg(script)
+        .arg(cell.addresses())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut next = 0;
+    while kazoo.try_wait().expect("a child to ask").is_none() {
+        std::thread::sleep(Duration::from_secs(1));
+        next = next % 3 + 1;
+        let http = &cell.nodes[0].http;
+        // The one that leads already, or that is behind, refuses: there is another round.
+        let _ = loggos(&["coordinator", "transfer", &next.to_string(), "--http", http]);
+    }
+    let output = kazoo.wait_with_output().expect("it has ended");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.trim_end().ends_with("ok"), "kazoo said: {said}");
 }
 
 #[test]

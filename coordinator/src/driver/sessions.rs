@@ -112,6 +112,14 @@ impl Driver {
         self.statistics.answered(false, at);
     }
 
+    /// When the collected touches are to be handed over.
+    pub(super) fn touches_due(&self) -> Duration {
+        match self.sessions.new_since {
+            Some(since) if !self.view.leading => COLLECT.saturating_sub(since.elapsed()),
+            _ => Duration::MAX,
+        }
+    }
+
     /// Hands the collected touches over, if it is time.
     pub(super) fn tell_touches(&mut self) {
         if self.view.leading || self.sessions.new_since.is_none_or(|since| since.elapsed() < COLLECT) {
