@@ -229,3 +229,76 @@ async fn what_can_t_start_says_which_option_is_wrong() {
     let refused = within(Coordinator::start(CoordinatorOptions { servers, ..options })).await;
     assert!(refused.expect_err("no ensemble yet").to_string().starts_with("--servers: "));
 }
+
+#[tokio::test]
+async fn frames_that_can_t_be_end_their_connection_and_no_other() {
+    let server = Server::start().await;
+    let (mut other, _) = Raw::open(server.address()).await;
+    for length in [-1i32, i32::MIN, 1_048_576, i32::MAX] {
+        let (mut raw, _) = Raw::open(server.address()).await;
+        raw.send_bytes(&length.to_be_bytes()).await;
+        assert_eq!(raw.frame().await, None, "{length}");
+        // Nor may a handshake be so long.
+        let mut raw = Raw::connect(server.address()).await;
+        raw.send_bytes(&length.to_be_bytes()).await;
+        assert_eq!(raw.frame().await, None, "{length}");
+    }
+    other.send(&[(XID_PING, Request::Ping)]).await;
+    assert_eq!(other.outcome().await, (XID_PING, ErrorCode::OK));
+}
+
+#[tokio::test]
+async fn one_address_gets_so_many_connections_and_they_come_back() {
+    let server = Server::start_of_our_own(|options| options.connections_per_address = 2).await;
+    let (one, _) = Raw::open(server.address()).await;
+    let (_two, _) = Raw::open(server.address()).await;
+    let mut third = Raw::connect(server.address()).await;
+    third.send_connect(&connect_request()).await;
+    assert_eq!(third.frame().await, None, "turned away");
+    drop(one);
+    // The server learns of the end by itself.
+    let again = async {
+        loop {
+            let mut raw = Raw::connect(server.address()).await;
+            raw.send_connect(&connect_request()).await;
+            if raw.frame().await.is_some() {
+                break;
+            }
+        }
+    };
+    within(again).await;
+}
+
+#[tokio::test]
+async fn a_session_says_how_long_its_nodes_shall_linger_and_sees_its_own_wish() {
+    let server = Server::start_of_our_own(|_| {}).await;
+    let (mut one, _) = Raw::open(server.address()).await;
+    let (mut two, _) = Raw::open(server.address()).await;
+    let path = || "/zookeeper/loggos/linger".to_owned();
+    let wish = |text: &'static str| Request::SetData {
+        path: path(),
+        data: Some(Bytes::from_static(text.as_bytes())),
+        version: -1,
+    };
+    one.send(&[(1, wish("700")), (2, wish("never")), (3, Request::GetData { path: path(), watch: false })])
+        .await;
+    assert_eq!(one.outcome().await, (1, ErrorCode::OK));
+    assert_eq!(one.outcome().await, (2, ErrorCode::BAD_ARGUMENTS));
+    let (_, mut body) = one.reply().await;
+    assert_eq!(body.buffer(), Ok(Some(Bytes::from_static(b"700"))));
+    two.send(&[(1, Request::GetData { path: path(), watch: false })]).await;
+    assert_eq!(two.reply().await.1.buffer(), Ok(Some(Bytes::from_static(b"0"))));
+    two.send(&[(2, Request::GetChildren { path: "/zookeeper".to_owned(), watch: false })]).await;
+    let (_, mut body) = two.reply().await;
+    assert_eq!(body.strings(), Ok(vec!["config".to_owned(), "quota".to_owned()]), "it stands in no list");
+}
+
+#[tokio::test]
+async fn words_that_clients_compare_have_no_newline() {
+    let server = Server::start_of_our_own(|_| {}).await;
+    for (word, answer) in [("ruok", "imok"), ("isro", "rw")] {
+        let mut raw = Raw::connect(server.address()).await;
+        raw.send_bytes(word.as_bytes()).await;
+        assert_eq!(raw.text().await, answer);
+    }
+}
