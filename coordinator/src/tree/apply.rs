@@ -87,7 +87,7 @@ impl Tree {
         self.zxid = Zxid::new(self.zxid.raw() + 1);
         let (zxid, time_ms, data) = (self.zxid, self.time_ms, text(self.zxid));
         let mut events = Vec::new();
-        if let Some(node) = self.nodes.get_mut(CONFIG) {
+        if let Some(node) = Self::for_change(&mut self.nodes, CONFIG) {
             self.data_bytes = self.data_bytes + data.len() - node.data_len();
             node.data = Some(data);
             node.version = next_version(node.version);
@@ -99,7 +99,7 @@ impl Tree {
 
     /// The first membership, which stands in the tree before any entry is applied.
     pub fn found(&mut self, text: Bytes) {
-        if let Some(node) = self.nodes.get_mut(CONFIG) {
+        if let Some(node) = Self::for_change(&mut self.nodes, CONFIG) {
             self.data_bytes = self.data_bytes + text.len() - node.data_len();
             node.data = Some(text);
         }
@@ -213,7 +213,8 @@ impl Tree {
             return Err(ErrorCode::NO_CHILDREN_FOR_EPHEMERALS);
         }
         self.check_quota(&path, Usage::new(1, data.as_ref().map_or(0, Bytes::len)))?;
-        let node = self.new_node(data, acl.into(), owner_of(kind, caller.session));
+        let acl = self.shared(acl);
+        let node = self.new_node(data, acl, owner_of(kind, caller.session));
         let stat = node.stat();
         self.put_in(&path, node, events);
         Ok((path, stat))
@@ -223,15 +224,15 @@ impl Tree {
     fn put_in(&mut self, path: &str, node: Node, events: &mut Vec<NodeEvent>) {
         events.push(event(EventType::NodeCreated, path, &node.acl));
         let zxid = self.zxid;
-        if let Some((parent_path, name)) = path::split(path)
-            && let Some(parent) = self.nodes.get_mut(parent_path)
+        let key: Arc<str> = path.into();
+        if let Some((parent_path, _)) = path::split(path)
+            && let Some(parent) = Self::for_change(&mut self.nodes, parent_path)
         {
             parent.creates = parent.creates.wrapping_add(1);
             parent.pzxid = zxid;
-            parent.children.insert(name.into());
+            parent.children.insert(Arc::clone(&key));
             events.push(event(EventType::NodeChildrenChanged, parent_path, &parent.acl));
         }
-        let key: Arc<str> = path.into();
         match node.owner {
             Owner::Ephemeral(session) => {
                 if let Some(session) = self.sessions.get_mut(&session) {
@@ -246,7 +247,7 @@ impl Tree {
         }
         let bytes = node.data_len();
         self.data_bytes += path.len() + bytes;
-        self.nodes.insert(key, node);
+        self.nodes.insert(key, Arc::new(node));
         self.note_usage(path, Usage::new(1, bytes));
         self.begin_quota(path);
     }
@@ -311,10 +312,10 @@ impl Tree {
             Owner::None => {}
         }
         events.push(event(EventType::NodeDeleted, path, &node.acl));
-        let Some((parent_path, name)) = path::split(path) else { return };
+        let Some((parent_path, _)) = path::split(path) else { return };
         let zxid = self.zxid;
-        if let Some(parent) = self.nodes.get_mut(parent_path) {
-            parent.children.remove(name);
+        if let Some(parent) = Self::for_change(&mut self.nodes, parent_path) {
+            parent.children.remove(path);
             parent.pzxid = zxid;
             events.push(event(EventType::NodeChildrenChanged, parent_path, &parent.acl));
         }
@@ -336,7 +337,7 @@ impl Tree {
         // Before the version: that is the error which ZooKeeper gives.
         self.check_quota(path, change)?;
         check_version(version, node.version)?;
-        let node = self.nodes.get_mut(path).ok_or(ErrorCode::NO_NODE)?;
+        let node = Self::for_change(&mut self.nodes, path).ok_or(ErrorCode::NO_NODE)?;
         node.data = data;
         node.version = next_version(node.version);
         (node.mzxid, node.mtime_ms) = (zxid, time_ms);
@@ -360,8 +361,9 @@ impl Tree {
         let resolved = acl::resolve(given, caller.ids).ok_or(ErrorCode::INVALID_ACL)?;
         let node = self.permitted(caller, path, perms::ADMIN)?;
         check_version(version, node.aversion)?;
-        let node = self.nodes.get_mut(path).ok_or(ErrorCode::NO_NODE)?;
-        node.acl = resolved.into();
+        let resolved = self.shared(resolved);
+        let node = Self::for_change(&mut self.nodes, path).ok_or(ErrorCode::NO_NODE)?;
+        node.acl = resolved;
         node.aversion = next_version(node.aversion);
         Ok(node.stat())
     }

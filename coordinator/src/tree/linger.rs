@@ -43,7 +43,7 @@ impl Tree {
     /// An ephemeral node has lost its session, and stays for now.
     pub(super) fn let_linger(&mut self, path: &str, session: SessionId, linger_ms: u32) {
         let until_ms = self.time_ms.saturating_add(linger_ms.into());
-        if let Some(node) = self.nodes.get_mut(path) {
+        if let Some(node) = Self::for_change(&mut self.nodes, path) {
             node.owner = Owner::Lingering { session, until_ms };
             self.lingering.insert((until_ms, path.into()));
         }

@@ -43,6 +43,8 @@ use sessions::Session;
 
 /// The upper byte of our session ids: positive, and none of ZooKeeper's marks for containers and times to live.
 const SESSION_TAG: i64 = 0x4c;
+/// ACLs that are kept to be shared.
+const SHARED_ACLS: usize = 1024;
 /// A container that never had children is left alone for so long, in milliseconds.
 const UNUSED_CONTAINER_MS: i64 = 300_000;
 
@@ -141,7 +143,9 @@ impl Applied {
 /// The tree and its sessions.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    nodes: OrdMap<Arc<str>, Node>,
+    nodes: OrdMap<Arc<str>, Arc<Node>>,
+    /// ACLs that nodes have: most have one of a few.
+    acls: OrdSet<Arc<[Acl]>>,
     sessions: OrdMap<SessionId, Session>,
     /// Which session was begun with which password: what its opener knows it by.
     passwords: OrdMap<[u8; 16], SessionId>,
@@ -158,7 +162,7 @@ pub struct Tree {
 
 impl Default for Tree {
     fn default() -> Self {
-        let mut nodes: OrdMap<Arc<str>, Node> = OrdMap::new();
+        let mut nodes: OrdMap<Arc<str>, Arc<Node>> = OrdMap::new();
         let anyone: Arc<[Acl]> = Acl::open().into();
         let readers: Arc<[Acl]> =
             Acl::open().into_iter().map(|acl| Acl { perms: perms::READ, ..acl }).collect();
@@ -175,20 +179,22 @@ impl Default for Tree {
             // ZooKeeper doesn't count its own: the root's cversion begins at -1, its numbers at 0.
             creates: 0,
             owner: Owner::None,
-            children: children.iter().map(|name| Arc::from(*name)).collect(),
+            children: children.iter().map(|path| Arc::from(*path)).collect(),
         };
-        nodes.insert("/".into(), made(&anyone, &["zookeeper"]));
-        nodes.insert("/zookeeper".into(), made(&anyone, &["config", "quota"]));
-        nodes.insert("/zookeeper/quota".into(), made(&anyone, &[]));
+        let mut insert = |path: &str, node: Node| nodes.insert(path.into(), Arc::new(node));
+        insert("/", made(&anyone, &["/zookeeper"]));
+        insert("/zookeeper", made(&anyone, &["/zookeeper/config", "/zookeeper/quota"]));
+        insert("/zookeeper/quota", made(&anyone, &[]));
         // Its ACL counts as set once less than never, as ZooKeeper's own.
         let config = Node { aversion: -1, ..made(&readers, &[]) };
-        nodes.insert("/zookeeper/config".into(), config);
+        insert("/zookeeper/config", config);
         let data_bytes =
             nodes.keys().filter(|path| path::split(path).is_some()).map(|path: &Arc<str>| path.len()).sum();
         let (sessions, mortal, lingering) = (OrdMap::new(), OrdSet::new(), OrdSet::new());
         let passwords = OrdMap::new();
         let (epoch, zxid, time_ms) = (0, Zxid::new(0), 0);
-        Self { nodes, sessions, passwords, epoch, mortal, lingering, zxid, time_ms, data_bytes }
+        let acls = OrdSet::new();
+        Self { nodes, acls, sessions, passwords, epoch, mortal, lingering, zxid, time_ms, data_bytes }
     }
 }
 
@@ -262,7 +268,7 @@ impl Tree {
 
     /// A node's stat, for the server's own use.
     pub fn stat(&self, path: &str) -> Option<Stat> {
-        self.find(path).map(Node::stat)
+        self.find(path).map(|node| node.stat())
     }
 
     /// A node's children, sorted, and its stat.
@@ -271,7 +277,8 @@ impl Tree {
     /// `NO_NODE`, `NO_AUTH`.
     pub fn children(&self, path: &str, ids: &[Id]) -> Result<(Vec<String>, Stat), ErrorCode> {
         let node = self.readable(path, ids)?;
-        Ok((node.children.iter().map(|name| name.to_string()).collect(), node.stat()))
+        let name = |path: &Arc<str>| path::split(path).map_or_else(String::new, |(_, name)| name.to_owned());
+        Ok((node.children.iter().map(name).collect(), node.stat()))
     }
 
     /// A node's ACL and stat; digests are shown to those alone who may change it.
@@ -308,7 +315,7 @@ impl Tree {
     }
 
     /// All nodes below `path`, without itself.
-    fn below(&self, path: &str) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+    fn below(&self, path: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Node>)> {
         let prefix = path::join(path, "");
         let from: Arc<str> = prefix.as_str().into();
         self.nodes
@@ -340,8 +347,27 @@ impl Tree {
         if acl::allows(&node.acl, perms::READ, ids) { Ok(node) } else { Err(ErrorCode::NO_AUTH) }
     }
 
+    /// A node to be changed: nobody who holds an older tree sees it.
+    fn for_change<'a>(nodes: &'a mut OrdMap<Arc<str>, Arc<Node>>, path: &str) -> Option<&'a mut Node> {
+        nodes.get_mut(path).map(Arc::make_mut)
+    }
+
+    /// The same ACL, as other nodes have it.
+    fn shared(&mut self, acl: Vec<Acl>) -> Arc<[Acl]> {
+        if let Some(known) = self.acls.get(acl.as_slice()) {
+            return Arc::clone(known);
+        }
+        // Whoever makes up a new one each time shares none; those that are shared come back.
+        if self.acls.len() >= SHARED_ACLS {
+            self.acls.clear();
+        }
+        let acl: Arc<[Acl]> = acl.into();
+        self.acls.insert(Arc::clone(&acl));
+        acl
+    }
+
     /// A node to be read; the empty path is the root's second name, as in ZooKeeper.
     fn find(&self, path: &str) -> Option<&Node> {
-        self.nodes.get(if path.is_empty() { "/" } else { path })
+        self.nodes.get(if path.is_empty() { "/" } else { path }).map(Arc::as_ref)
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct Node {
     /// Children ever created: the next sequential child's number.
     pub creates: i32,
     pub owner: Owner,
-    /// Names, not paths.
+    /// Their paths, the same texts as in the tree.
     pub children: OrdSet<Arc<str>>,
 }
 

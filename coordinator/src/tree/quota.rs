@@ -146,7 +146,7 @@ impl Tree {
     }
 
     fn write_stats(&mut self, limited: &str, held: Usage) {
-        let Some(node) = self.nodes.get_mut(kept_at(limited, STATS).as_str()) else { return };
+        let Some(node) = Self::for_change(&mut self.nodes, kept_at(limited, STATS).as_str()) else { return };
         let before = node.data_len();
         node.data = Some(held.text());
         self.data_bytes = self.data_bytes + node.data_len() - before;

@@ -64,6 +64,7 @@ impl Tree {
         let passwords = sessions.iter().map(|(id, session)| (session.password, *id)).collect();
         let mut tree = Self {
             nodes: OrdMap::new(),
+            acls: OrdSet::new(),
             sessions: sessions.into_iter().collect(),
             passwords,
             epoch,
@@ -85,8 +86,9 @@ impl Tree {
     /// Nodes come sorted by path, parents before their children.
     fn put_back(&mut self, path: String, node: Node) -> Result<(), TreeError> {
         let key: std::sync::Arc<str> = path.as_str().into();
-        if let Some((parent, name)) = path::split(&path) {
-            self.nodes.get_mut(parent).ok_or(TreeError::Malformed)?.children.insert(name.into());
+        if let Some((parent, _)) = path::split(&path) {
+            let parent = Self::for_change(&mut self.nodes, parent).ok_or(TreeError::Malformed)?;
+            parent.children.insert(key.clone());
             self.data_bytes += path.len();
         }
         self.data_bytes += node.data_len();
@@ -103,7 +105,8 @@ impl Tree {
             }
             Owner::None => {}
         }
-        self.nodes.insert(key, node);
+        let node = Node { acl: self.shared(node.acl.to_vec()), ..node };
+        self.nodes.insert(key, std::sync::Arc::new(node));
         Ok(())
     }
 
