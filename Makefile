@@ -60,7 +60,9 @@ compose: build
 # Loggos beside Apache Kafka, the same client, the same machine; figures for benches/RESULTS.md.
 bench: build
 	benches/peers/fetch
+	tests/setup
 	$(CARGO) bench -p loggos-benches --bench end_to_end -- $(BENCH)
+	$(CARGO) bench -p loggos-benches --bench registry -- $(BENCH_REGISTRY)
 
 # Each decoder for a minute (nightly and cargo-fuzz).
 fuzz:

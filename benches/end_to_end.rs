@@ -10,7 +10,7 @@ use clap::Parser;
 use loggos_benches::broker::{Broker, Kind};
 use loggos_benches::kernel;
 use loggos_benches::load::{self, Latencies, Shape};
-use loggos_benches::table::{Runs, markdown};
+use loggos_benches::table::{Figures, side_by_side};
 
 #[derive(Parser)]
 struct Options {
@@ -36,28 +36,6 @@ struct Options {
     bench: bool,
 }
 
-/// Figures by name, in the order in which they were first measured.
-#[derive(Default)]
-struct Figures(Vec<(String, Runs)>);
-
-impl Figures {
-    fn note(&mut self, name: impl Into<String>, figure: f64) {
-        let name = name.into();
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, runs)) => runs.push(figure),
-            None => {
-                let mut runs = Runs::default();
-                runs.push(figure);
-                self.0.push((name, runs));
-            }
-        }
-    }
-
-    fn show(&self, name: &str) -> String {
-        self.0.iter().find(|(known, _)| known == name).map_or_else(|| "–".to_owned(), |(_, runs)| runs.show())
-    }
-}
-
 #[expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -79,17 +57,7 @@ fn main() {
         }
     }
     let columns: Vec<&str> = kinds.iter().map(Kind::name).collect();
-    let mut names: Vec<String> = Vec::new();
-    for (name, _) in figures.iter().flat_map(|figures| &figures.0) {
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
-    let rows: Vec<(String, Vec<String>)> = names
-        .into_iter()
-        .map(|name| (name.clone(), figures.iter().map(|figures| figures.show(&name)).collect()))
-        .collect();
-    println!("{}", markdown(&columns, &rows));
+    println!("{}", side_by_side(&columns, &figures));
 }
 
 type Measure = fn(&mut Broker, &Options, &mut Figures) -> Result<(), String>;

@@ -130,7 +130,7 @@ fn free_port() -> io::Result<u16> {
 }
 
 /// The release binary, or the one that `LOGGOS_BINARY` names.
-fn loggos_binary() -> PathBuf {
+pub(crate) fn loggos_binary() -> PathBuf {
     std::env::var_os("LOGGOS_BINARY").map_or_else(
         || {
             let target =

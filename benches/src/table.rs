@@ -25,6 +25,44 @@ impl Runs {
     }
 }
 
+/// Figures by name, in the order in which they were first measured.
+#[derive(Clone, Debug, Default)]
+pub struct Figures(Vec<(String, Runs)>);
+
+impl Figures {
+    /// Adds a run's figure.
+    pub fn note(&mut self, name: impl Into<String>, figure: f64) {
+        let name = name.into();
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, runs)) => runs.push(figure),
+            None => {
+                let mut runs = Runs::default();
+                runs.push(figure);
+                self.0.push((name, runs));
+            }
+        }
+    }
+
+    fn show(&self, name: &str) -> String {
+        self.0.iter().find(|(known, _)| known == name).map_or_else(|| "–".to_owned(), |(_, runs)| runs.show())
+    }
+}
+
+/// All figures in one table, a column each.
+pub fn side_by_side(columns: &[&str], figures: &[Figures]) -> String {
+    let mut names: Vec<&String> = Vec::new();
+    for (name, _) in figures.iter().flat_map(|figures| &figures.0) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let rows: Vec<(String, Vec<String>)> = names
+        .into_iter()
+        .map(|name| (name.clone(), figures.iter().map(|figures| figures.show(name)).collect()))
+        .collect();
+    markdown(columns, &rows)
+}
+
 fn digits(figure: f64) -> String {
     match figure.abs() {
         large if large >= 100.0 => format!("{figure:.0}"),
