@@ -13,10 +13,14 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::clients::{peers, root};
-use crate::process::{DEADLINE, Server, eventually, have, loggos_ok};
+use crate::process::{DEADLINE, Server, have, loggos_ok};
 
 const PARTITIONS: i32 = 6;
 const TOPIC: &str = "shared";
+/// Records after which it is looked who read them.
+const WINDOW: usize = 20 * PARTITIONS as usize;
+/// Clients of every language settle slowly on a machine that has other work.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Pause between two records of the traffic.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -131,7 +135,11 @@ fn one_three_one(server: &Server, member: impl Fn(&str) -> Command) {
     // What each reads from here on, until together they read everything and nobody reads what another does.
     eventually("three share the partitions", || {
         let marks: Vec<usize> = members.iter().map(Member::count).collect();
-        std::thread::sleep(Duration::from_millis(300));
+        let enough = marks.iter().sum::<usize>() + WINDOW;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while members.iter().map(Member::count).sum::<usize>() < enough && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let read: Vec<BTreeSet<i32>> =
             members.iter().zip(marks).map(|(member, mark)| member.partitions_after(mark)).collect();
         read.iter().all(|read| read.len() == 2)
@@ -145,7 +153,7 @@ fn one_three_one(server: &Server, member: impl Fn(&str) -> Command) {
     let told = |members: &[Member]| -> Vec<Vec<Told>> {
         members.iter().map(|member| member.told.lock().expect("unharmed").clone()).collect()
     };
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let seen: BTreeSet<u32> = told(&members).into_iter().flatten().map(|(_, _, value)| value).collect();
         if seen.len() == count as usize {
@@ -157,6 +165,15 @@ fn one_three_one(server: &Server, member: impl Fn(&str) -> Command) {
     }
     members[0].leave();
     check(&told(&members), count);
+}
+
+/// Waits until `condition` holds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Nothing is missing, every partition's order is kept, and little is read twice: what a member had read and not yet
