@@ -5,8 +5,9 @@ use tracing_subscriber::EnvFilter;
 
 /// What a long-running role logs unless told otherwise.
 pub const DEFAULT_FILTER: &str = "info";
-/// What a tool logs unless `LOGGOS_LOG` says otherwise: its own output is what the user asked for.
-const TOOL_FILTER: &str = "error";
+/// What a tool logs unless `LOGGOS_LOG` says otherwise: its own output is what the user asked for. A consumer of a group
+/// warns when there are more consumers than partitions, or when others don't let theirs go.
+const TOOL_FILTER: &str = "error,loggos_client::consumer=warn";
 /// Upper bounds of the latency histograms, in seconds: from a write in cache to a stalled disk.
 const LATENCY_BUCKETS_SECONDS: [f64; 13] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use loggos_protocol::batch::Compression;
+use loggos_protocol::ids::GroupId;
 
 /// How a client finds and talks to a cluster; part of every other configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +169,77 @@ impl Default for ConsumerConfig {
             partition_max_bytes: 1024 * 1024,
             isolation: Isolation::ReadUncommitted,
             check_crcs: true,
+        }
+    }
+}
+
+/// Where a consumer begins that has no offset, or whose offset isn't there any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// With the first record that is kept.
+    Earliest,
+    /// With the next record that comes.
+    #[default]
+    Latest,
+    /// Nowhere: the reader gets the error, and decides.
+    Fail,
+}
+
+/// How a consumer takes part in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// Which group.
+    pub group: GroupId,
+    /// How records are fetched.
+    pub fetch: ConsumerConfig,
+    /// Where a partition is begun for which the group has committed nothing. Default: with the next record.
+    pub reset: OffsetReset,
+    /// How often offsets are committed by themselves: those of what the reader is done with, which it says by asking
+    /// for more. `None`: only by hand, and nothing else counts as done with. Default: 5 s.
+    pub auto_commit: Option<Duration>,
+    /// Bytes that are fetched ahead, for each stream. Exceeded by one answer per broker at most. Default: 16 MiB.
+    pub prefetch_bytes: usize,
+}
+
+impl GroupConfig {
+    /// The defaults, for a group on the cluster at these addresses.
+    pub fn new(bootstrap: &str, group: impl Into<GroupId>) -> Self {
+        let fetch =
+            ConsumerConfig { cluster: ClusterConfig::with_bootstrap(bootstrap), ..ConsumerConfig::default() };
+        Self {
+            group: group.into(),
+            fetch,
+            reset: OffsetReset::default(),
+            auto_commit: Some(Duration::from_secs(5)),
+            prefetch_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// How a member of a member-run group finds its registries, and how patient it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamsConfig {
+    /// The group.
+    pub group: GroupConfig,
+    /// The coordinator, ours or a ZooKeeper: `host:port,…[/chroot]`. Default: `127.0.0.1:2181`.
+    pub coordinator: String,
+    /// After so long without a sign of a member its partitions go to others. Default: 6 s.
+    pub session_timeout: Duration,
+    /// Between attempts at a partition whose last owner hasn't let it go yet. Default: 500 ms (Kafka 0.8: 2 s).
+    pub rebalance_backoff: Duration,
+    /// Attempts before that is reported as a warning; it goes on trying. Default: 4.
+    pub rebalance_attempts: u32,
+}
+
+impl StreamsConfig {
+    /// The defaults, for a group on the cluster and the coordinator at these addresses.
+    pub fn new(bootstrap: &str, coordinator: &str, group: impl Into<GroupId>) -> Self {
+        Self {
+            group: GroupConfig::new(bootstrap, group),
+            coordinator: coordinator.to_owned(),
+            session_timeout: Duration::from_secs(6),
+            rebalance_backoff: Duration::from_millis(500),
+            rebalance_attempts: 4,
         }
     }
 }

@@ -93,6 +93,14 @@ pub enum ClientError {
         /// The high watermark.
         end: Offset,
     },
+    /// The group has no offset for the partition, and its consumer is told to choose none.
+    #[error(
+        "no offset is committed for {partition}, and none is to be chosen: seek, or set another reset policy"
+    )]
+    NoOffset {
+        /// The partition.
+        partition: TopicPartition,
+    },
     /// A record that fits no request.
     #[error("a record of {bytes} bytes is larger than the {limit} allowed")]
     RecordTooLarge {

@@ -18,7 +18,9 @@ pub mod admin;
 pub mod cluster;
 pub mod config;
 pub mod connection;
+pub mod consumer;
 pub mod error;
+mod fetched;
 pub mod group_admin;
 pub mod lock;
 pub mod message;
@@ -30,8 +32,11 @@ pub mod simple;
 
 pub use admin::Admin;
 pub use cluster::{Cluster, Lane};
-pub use config::{Acks, ClusterConfig, ConsumerConfig, Isolation, ProducerConfig};
+pub use config::{
+    Acks, ClusterConfig, ConsumerConfig, GroupConfig, Isolation, OffsetReset, ProducerConfig, StreamsConfig,
+};
 pub use connection::Connection;
+pub use consumer::{ConsumerConnector, ConsumerError, MessageStream, Received};
 pub use error::ClientError;
 pub use message::Message;
 pub use producer::{Delivery, Producer, RecordMeta};

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use loggos_protocol::batch::{Batch, Record, records, split};
+use loggos_protocol::batch::Record;
 use loggos_protocol::ids::{
     BrokerId, LeaderEpoch, Offset, PartitionId, Timestamp, TopicName, TopicPartition,
 };
 use loggos_protocol::kafka::ErrorCode;
 use loggos_protocol::kafka::messages::fetch_request::{FetchPartition, FetchTopic};
-use loggos_protocol::kafka::messages::fetch_response::{AbortedTransaction, PartitionData};
+use loggos_protocol::kafka::messages::fetch_response::PartitionData;
 use loggos_protocol::kafka::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use loggos_protocol::kafka::messages::{self, FetchRequest, ListOffsetsRequest};
 use tokio::time::{Instant, sleep};
@@ -19,13 +19,12 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::{Cluster, Lane, wire_name};
 use crate::config::{ConsumerConfig, Isolation};
 use crate::error::ClientError;
+use crate::fetched::FetchedBatches;
 
 /// What ListOffsets takes for "the end".
 const LATEST: i64 = -1;
 /// What ListOffsets takes for "the beginning".
 const EARLIEST: i64 = -2;
-/// The type of a control record that ends an aborted transaction.
-const ABORT_MARKER: i16 = 0;
 
 /// A place in a partition, by meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +123,28 @@ impl SimpleConsumer {
         wanted: &[FetchFrom],
         max_wait: Duration,
     ) -> Result<Vec<(TopicPartition, Result<Fetched, ClientError>)>, ClientError> {
+        let outcomes = self.fetch_batches_from(broker, wanted, max_wait).await?;
+        let unfolded = |(partition, outcome): (TopicPartition, Result<FetchedBatches, ClientError>)| {
+            let outcome = outcome.and_then(|mut batches| {
+                let records = batches.by_ref().collect::<Result<Vec<Record>, ClientError>>()?;
+                let FetchedBatches { next, high_watermark, log_start, .. } = batches;
+                Ok(Fetched { records, next, high_watermark, log_start })
+            });
+            (partition, outcome)
+        };
+        Ok(outcomes.into_iter().map(unfolded).collect())
+    }
+
+    /// The same without taking the batches apart.
+    ///
+    /// # Errors
+    /// What concerns them all.
+    pub(crate) async fn fetch_batches_from(
+        &self,
+        broker: BrokerId,
+        wanted: &[FetchFrom],
+        max_wait: Duration,
+    ) -> Result<Vec<(TopicPartition, Result<FetchedBatches, ClientError>)>, ClientError> {
         let connection = self.cluster.connection(broker, Lane::Fetch).await?;
         let request = self.fetch_request(wanted, max_wait);
         let response = connection.call(&request, self.cluster.config().request_timeout + max_wait).await?;
@@ -187,42 +208,16 @@ impl SimpleConsumer {
         }
     }
 
-    /// The records in a partition's answer.
+    /// The batches in a partition's answer.
     fn read(
         &self,
         partition: &TopicPartition,
         offset: Offset,
         data: &PartitionData,
-    ) -> Result<Fetched, ClientError> {
+    ) -> Result<FetchedBatches, ClientError> {
         let code = ErrorCode::new(data.error_code);
         code.ok().map_err(|code| ClientError::refused(format!("reading {partition}"), code))?;
-        let mut aborted = match self.config.isolation {
-            Isolation::ReadCommitted => {
-                Aborted::new(data.aborted_transactions.as_deref().unwrap_or_default())
-            }
-            Isolation::ReadUncommitted => Aborted::default(),
-        };
-        let (mut found, mut next) = (Vec::new(), offset);
-        for batch in split(data.records.clone().unwrap_or_default()) {
-            let batch = batch?;
-            if self.config.check_crcs {
-                batch.check_crc()?;
-            }
-            next = next.max(batch.header.next_offset());
-            if aborted.hides(&batch)? {
-                continue;
-            }
-            for record in records(&batch)? {
-                let record = record?;
-                // A batch is given whole, though the asked offset may be in its middle.
-                if record.offset >= offset {
-                    found.push(record);
-                }
-            }
-        }
-        let (high_watermark, log_start) =
-            (Offset::new(data.high_watermark), Offset::new(data.log_start_offset));
-        Ok(Fetched { records: found, next, high_watermark, log_start })
+        FetchedBatches::new(&self.config, offset, data)
     }
 
     async fn out_of_range(&self, partition: &TopicPartition, offset: Offset) -> ClientError {
@@ -329,47 +324,6 @@ impl SimpleConsumer {
             }
         }
     }
-}
-
-/// Transactions in a fetch's answer that were aborted, walked along with the batches.
-#[derive(Default)]
-struct Aborted {
-    /// Those to come, by first offset, the last one first.
-    coming: Vec<(i64, i64)>,
-    open: Vec<i64>,
-}
-
-impl Aborted {
-    fn new(transactions: &[AbortedTransaction]) -> Self {
-        let mut coming: Vec<_> =
-            transactions.iter().map(|one| (one.first_offset, one.producer_id.0)).collect();
-        coming.sort_unstable_by(|a, b| b.cmp(a));
-        Self { coming, open: Vec::new() }
-    }
-
-    /// Whether a batch is not to be shown: a marker, or part of an aborted transaction.
-    fn hides(&mut self, batch: &Batch) -> Result<bool, ClientError> {
-        let header = &batch.header;
-        while let Some((_, producer)) = self.coming.pop_if(|(first, _)| *first <= header.last_offset().raw())
-        {
-            self.open.push(producer);
-        }
-        let producer = header.producer_id.raw();
-        if header.is_control() {
-            if marker(batch)? == Some(ABORT_MARKER) {
-                self.open.retain(|&open| open != producer);
-            }
-            return Ok(true);
-        }
-        Ok(header.is_transactional() && self.open.contains(&producer))
-    }
-}
-
-/// The type of a control batch: the second number in its record's key.
-fn marker(batch: &Batch) -> Result<Option<i16>, ClientError> {
-    let Some(record) = records(batch)?.next() else { return Ok(None) };
-    let key = record?.key.unwrap_or_default();
-    Ok(key.first_chunk::<4>().map(|raw| i16::from_be_bytes([raw[2], raw[3]])))
 }
 
 fn left_out(partition: &TopicPartition) -> ClientError {

@@ -1,4 +1,4 @@
-//! `loggos consume`: records to lines on stdout, as text or as JSON.
+//! `loggos consume`: records to lines on stdout, as text or as JSON. As a member of a group: see `consume_group`.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use loggos_client::{ClientError, ConsumerConfig, Fetched, OffsetSpec, Reader, SimpleConsumer};
+use loggos_client::{ClientError, ConsumerConfig, OffsetSpec, Reader, SimpleConsumer};
 use loggos_protocol::batch::{Record, RecordHeader};
 use loggos_protocol::ids::{Offset, PartitionId, TopicName, TopicPartition};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::ser::SerializeTuple;
 
 use super::Failure;
+use super::consume_group::{self, Member};
 use super::instant::place;
 use super::options::{Bootstrap, topic_name};
 
@@ -24,7 +25,7 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// How a record becomes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub enum Format {
     /// The value and a newline
     Raw,
     /// An object: partition, offset, timestamp, key, value, headers
@@ -38,11 +39,15 @@ pub struct Options {
     #[arg(value_parser = topic_name)]
     topic: TopicName,
 
+    #[command(flatten)]
+    member: Member,
+
     /// Only this partition
-    #[arg(long, value_name = "P", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "P", conflicts_with = "group", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
 
-    /// Where to begin: beginning, end, an offset, @MILLISECONDS since 1970, or a time like 2024-01-31T12:00:00Z
+    /// Where to begin: beginning, end, an offset, @MILLISECONDS since 1970, or a time like 2024-01-31T12:00:00Z. As a
+    /// member of a group: beginning or end, for partitions that the group has not read yet
     #[arg(long, value_name = "PLACE", default_value = "end", value_parser = place)]
     from: OffsetSpec,
 
@@ -68,6 +73,12 @@ pub struct Options {
 
 /// Does it.
 pub async fn run(options: Options) -> Result<(), Failure> {
+    if let Some(group) = options.member.group.clone() {
+        let output = Output::new(options.format, options.max);
+        let place = (options.from, options.stop_at_end);
+        return consume_group::run(options.member, group, options.topic, place, options.bootstrap, output)
+            .await;
+    }
     let cluster = options.bootstrap.cluster().await?;
     let config = ConsumerConfig { cluster: options.bootstrap.config(), ..ConsumerConfig::default() };
     let consumer = SimpleConsumer::with_cluster(cluster, config);
@@ -81,28 +92,31 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     if let (OffsetSpec::Exactly(offset), Some(ends)) = (options.from, &ends) {
         check_not_behind(consumer.clone(), offset, ends).await?;
     }
-    let mut output = Output {
-        out: BufWriter::with_capacity(OUTPUT_BUFFER, io::stdout()),
-        format: options.format,
-        left: options.max.unwrap_or(u64::MAX),
-        ends,
-    };
+    let mut output = Output::new(options.format, options.max);
     let mut reader = Reader::new(consumer, starts.clone());
-    while output.left > 0 && !output.is_at_end(&reader) {
+    while !output.is_full() && !is_at_end(&reader, ends.as_ref()) {
         match reader.poll(POLL).await {
             Ok(found) => {
                 for (partition, fetched) in found {
-                    output.print(&partition, &fetched)?;
+                    let end = ends.as_ref().and_then(|ends| ends.get(&partition));
+                    let wanted = |record: &&Record| end.is_none_or(|end| record.offset < *end);
+                    for record in fetched.records.iter().take_while(wanted) {
+                        output.print(partition.partition, record)?;
+                    }
                 }
-                output.out.flush()?;
-                if !is_read() {
-                    return Err(Failure::Unread);
-                }
+                output.flush()?;
             }
             Err(error) => recover(&mut reader, &starts, &options, error)?,
         }
     }
-    Ok(output.out.flush()?)
+    output.flush()
+}
+
+fn is_at_end(reader: &Reader, ends: Option<&BTreeMap<TopicPartition, Offset>>) -> bool {
+    let behind = |(partition, end): (&TopicPartition, &Offset)| {
+        reader.position(partition).is_none_or(|position| position >= *end)
+    };
+    ends.is_some_and(|ends| ends.iter().all(behind))
 }
 
 /// Whether somebody still reads stdout. A pipe without a reader says so to the next write, which may never come.
@@ -174,39 +188,45 @@ fn recover(
     Ok(())
 }
 
-struct Output {
+/// Where records go.
+pub struct Output {
     out: BufWriter<io::Stdout>,
     format: Format,
     left: u64,
-    ends: Option<BTreeMap<TopicPartition, Offset>>,
 }
 
 impl Output {
-    fn is_at_end(&self, reader: &Reader) -> bool {
-        let behind = |(partition, end): (&TopicPartition, &Offset)| {
-            reader.position(partition).is_none_or(|position| position >= *end)
-        };
-        self.ends.as_ref().is_some_and(|ends| ends.iter().all(behind))
+    fn new(format: Format, max: Option<u64>) -> Self {
+        let out = BufWriter::with_capacity(OUTPUT_BUFFER, io::stdout());
+        Self { out, format, left: max.unwrap_or(u64::MAX) }
     }
 
-    fn print(&mut self, partition: &TopicPartition, fetched: &Fetched) -> Result<(), Failure> {
-        let end = self.ends.as_ref().and_then(|ends| ends.get(partition));
-        for record in &fetched.records {
-            if self.left == 0 || end.is_some_and(|end| record.offset >= *end) {
-                return Ok(());
-            }
-            self.left -= 1;
-            match self.format {
-                Format::Raw => self.out.write_all(record.value.as_deref().unwrap_or_default())?,
-                Format::Json => {
-                    let line = Line::of(partition.partition, record);
-                    // Whatever goes wrong here is the writing.
-                    serde_json::to_writer(&mut self.out, &line).map_err(io::Error::from)?;
-                }
-            }
-            self.out.write_all(b"\n")?;
+    /// Whether as many as were asked for are printed.
+    pub const fn is_full(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Prints a record, unless enough are printed.
+    pub fn print(&mut self, partition: PartitionId, record: &Record) -> Result<(), Failure> {
+        if self.is_full() {
+            return Ok(());
         }
-        Ok(())
+        self.left -= 1;
+        match self.format {
+            Format::Raw => self.out.write_all(record.value.as_deref().unwrap_or_default())?,
+            Format::Json => {
+                let line = Line::of(partition, record);
+                // Whatever goes wrong here is the writing.
+                serde_json::to_writer(&mut self.out, &line).map_err(io::Error::from)?;
+            }
+        }
+        Ok(self.out.write_all(b"\n")?)
+    }
+
+    /// Sees to it that what was printed is out, and that somebody reads on.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        self.out.flush()?;
+        if is_read() { Ok(()) } else { Err(Failure::Unread) }
     }
 }
 

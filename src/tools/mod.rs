@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `topic` | `loggos topic create, list, describe, alter, delete` |
 //! | `produce` | `loggos produce`: lines to records |
-//! | `consume` | `loggos consume`: records to lines |
 //! | `group` | `loggos group list, describe, reset-offsets, delete` |
+//! | `consume`, `consume_group` | `loggos consume`: records to lines; as a member of a group |
 //! | `perf` | `loggos perf produce, consume` |
 //! | `registry` | `loggos registry ls, get, set, watch`: the tree as files |
 //! | `dump_log` | `loggos dump-log` |
@@ -17,6 +17,7 @@
 
 pub mod cell;
 mod consume;
+mod consume_group;
 mod dump_log;
 mod group;
 mod instant;

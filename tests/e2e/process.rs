@@ -148,10 +148,12 @@ const ANY_PEER_PORT: [&str; 2] = ["--peer-listen", "127.0.0.1:0"];
 fn launch(data_dir: &Path, extra: &[String], again: Option<&Addresses>) -> (Child, Addresses) {
     let _ = fs::remove_file(data_dir.join("addresses.json"));
     let kafka = again.map_or_else(|| "127.0.0.1:0".to_owned(), |addresses| addresses.kafka.to_string());
+    let coordinator = again.and_then(|addresses| addresses.coordinator);
+    let coordinator = coordinator.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
     let mut child = Command::new(binary())
         .args(["serve", "--data-dir"])
         .arg(data_dir)
-        .args(["--listen", &kafka, "--coordinator-listen", "127.0.0.1:0"])
+        .args(["--listen", &kafka, "--coordinator-listen", &coordinator])
         .args(["--http-listen", "127.0.0.1:0"])
         .args(if extra.iter().any(|given| given == "--peer-listen") { &[][..] } else { &ANY_PEER_PORT })
         .args(extra)

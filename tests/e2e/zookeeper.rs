@@ -66,6 +66,8 @@ impl ZooKeeper {
 
     fn is_ok(&self) -> bool {
         let Ok(mut socket) = TcpStream::connect(self.address) else { return false };
+        // A connection to a port that nobody listens on yet may have met itself.
+        let _ = socket.set_read_timeout(Some(Duration::from_secs(1)));
         let mut answer = String::new();
         socket.write_all(b"ruok").is_ok() && socket.read_to_string(&mut answer).is_ok() && answer == "imok"
     }

@@ -7,13 +7,17 @@
 //! | `topics` | topics, partitions' states, configs |
 //! | `controller` | election, producer ids |
 //! | `groups` | consumer groups: who runs one, members, holders, offsets |
+//! | `consumers`, `owners`, `offsets` | member-run groups: who is in them, who reads what, how far they are |
 //!
 //! Nothing here knows whether the ensemble is ours (decision D1). Called by the broker's metadata and controller,
 //! and by the consumer's rebalancing.
 
 mod brokers;
+mod consumers;
 mod controller;
 mod groups;
+mod offsets;
+mod owners;
 mod session;
 mod topics;
 
@@ -24,6 +28,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use brokers::StoredBroker;
+pub use consumers::Membership;
 pub use controller::Fence;
 pub use groups::{
     Claim, CommitPart, GroupChange, GroupFence, GroupNodes, Place, RoundFailure, SeenGroup, StoredOffsets,

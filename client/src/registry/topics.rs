@@ -1,6 +1,6 @@
 //! Topics: their partitions' replicas and states, their configs; brokers' configs too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt};
 use loggos_protocol::ids::{BrokerId, LeaderEpoch, PartitionId, TopicId, TopicName, Zxid};
@@ -128,6 +128,19 @@ impl Registry {
             configs: configs.map(|(record, _)| record.config).unwrap_or_default(),
             version: node.version,
         }))
+    }
+
+    /// A topic's identity and its partitions' numbers alone, if there is such a topic.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn topic_partitions(
+        &self,
+        name: &TopicName,
+    ) -> Result<Option<(TopicId, BTreeSet<PartitionId>)>, RegistryError> {
+        let found: Option<(TopicRecord, _)> = self.record(&path::topic(name)).await?;
+        Ok(found
+            .map(|(record, _)| (record.id().unwrap_or_default(), record.partitions.into_keys().collect())))
     }
 
     /// Makes a topic with its partitions' first states: seen as a whole or not at all, unless it has hundreds of
