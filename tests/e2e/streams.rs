@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use loggos_client::registry::Registry;
@@ -42,7 +42,11 @@ impl Member {
             .args(["--bootstrap", &cluster.bootstrap, "--from", "beginning", "--format", "json"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(if std::env::var_os("LOGGOS_E2E_LOG").is_some() {
+                Stdio::inherit()
+            } else {
+                Stdio::null()
+            })
             .spawn()
             .expect("the binary starts");
         let seen = Seen::default();
@@ -126,22 +130,27 @@ impl Cluster {
         runtime.block_on(consumer.offsets(&TopicName::from(TOPIC), OffsetSpec::Latest)).expect("ends")
     }
 
-    /// Waits until every partition has an owner, and the owners are `members`; gives who owns what.
+    /// Waits until the partitions are divided evenly among so many members; gives who owns what.
     fn owned_by(&self, runtime: &Runtime, group: &str, members: usize) -> BTreeMap<TopicPartition, String> {
         runtime.block_on(async {
             let registry =
                 Registry::connect(&self.coordinator, Duration::from_secs(6)).await.expect("a coordinator");
-            let wanted = async {
-                loop {
-                    let owners = registry.owners(&GroupId::new(group)).await.unwrap_or_default();
-                    let different: BTreeSet<&String> = owners.values().collect();
-                    if owners.len() == PARTITIONS as usize && different.len() == members {
-                        return owners;
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let owners = registry.owners(&GroupId::new(group)).await;
+                if let Ok(owners) = &owners {
+                    let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
+                    for owner in owners.values() {
+                        *shares.entry(owner).or_default() += 1;
                     }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let even = shares.values().all(|&share| share == PARTITIONS as usize / members);
+                    if owners.len() == PARTITIONS as usize && shares.len() == members && even {
+                        return owners.clone();
+                    }
                 }
-            };
-            timeout(DEADLINE, wanted).await.expect("all partitions are owned in time")
+                assert!(Instant::now() < deadline, "not owned by {members} in time: {owners:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         })
     }
 }
@@ -169,12 +178,7 @@ fn members_come_and_go(server: &mut Server, cluster: &Cluster) {
     cluster.owned_by(&runtime, "g", 1);
     storm.wait_for(300);
     let (mut second, mut third) = (Member::start(cluster, "g"), Member::start(cluster, "g"));
-    let owners = cluster.owned_by(&runtime, "g", 3);
-    let shares = owners.values().fold(BTreeMap::new(), |mut shares: BTreeMap<&str, usize>, owner| {
-        *shares.entry(owner).or_default() += 1;
-        shares
-    });
-    assert!(shares.values().all(|&share| share == 2), "six partitions over three members: {shares:?}");
+    cluster.owned_by(&runtime, "g", 3);
     let before = [second.count(), third.count()];
     storm.wait_for(600);
     eventually("all three get records", || second.count() > before[0] && third.count() > before[1]);

@@ -491,6 +491,8 @@ fn of(error: &zk::Error) -> RegistryError {
         zk::Error::Unimplemented => RegistryError::Unsupported,
         zk::Error::SessionExpired | zk::Error::SessionMoved => RegistryError::Expired,
         zk::Error::ConnectionLoss | zk::Error::Timeout | zk::Error::NoHosts => RegistryError::Lost,
+        // A socket's own error, such as a reset, or no sign of life on it: the library's words for a lost connection too.
+        zk::Error::Custom(_) => RegistryError::Lost,
         other => RegistryError::Other { reason: other.to_string() },
     }
 }
