@@ -20,6 +20,7 @@ use crate::controller::{Admin, Controller};
 use crate::error::BrokerError;
 use crate::group::table::Groups;
 use crate::log::{JournalMode, LogDir, LogDirOptions, LogError};
+use crate::mend;
 use crate::metadata::{Metadata, View};
 use crate::partition::{Table, follower, isr};
 use crate::registration::{self, Presence, Registration};
@@ -140,6 +141,8 @@ impl Broker {
             tokio::spawn(presence.keep(session)),
             tokio::spawn(follow(metadata.clone(), Arc::clone(&table))),
             tokio::spawn(expire(Arc::clone(&table))),
+            tokio::spawn(mend::scrub(Arc::clone(&table))),
+            tokio::spawn(mend::mend(admin.clone(), Arc::clone(&table))),
             tokio::spawn(follower::run(id, metadata.clone(), Arc::clone(&table))),
             tokio::spawn(isr::run(registry.clone(), metadata.clone(), Arc::clone(&table))),
         ];

@@ -10,6 +10,7 @@
 //! | [`api`] | one handler per API key |
 //! | `server` | sockets, frames in, answers out in order |
 //! | [`config`] | Kafka's configs, as far as they are known |
+//! | `mend` | rot, found and mended |
 //! | `registration` | presence in the ensemble, and the lease that it gives |
 //! | [`broker`] | the wiring: [`Broker::start`] |
 
@@ -21,6 +22,7 @@ pub mod controller;
 pub mod error;
 pub mod group;
 pub mod log;
+mod mend;
 pub mod metadata;
 pub mod partition;
 mod registration;

@@ -68,7 +68,7 @@ async fn handle(
     };
     let wait = Duration::from_millis(u64::try_from(body.max_wait_ms).unwrap_or(0)).min(PATIENCE);
     let mut found = collect(context, &mut session, &limits, arrived + wait).await;
-    if let Err(outcome) = check(&mut found).await {
+    if let Err(outcome) = check(&session, &mut found).await {
         return outcome;
     }
     let id = session.id;
@@ -319,13 +319,21 @@ fn read(
 }
 
 /// Checks bytes from before this start at their first read, away from the network's threads.
-async fn check(found: &mut BTreeMap<MemberKey, Found>) -> Result<(), Outcome> {
-    for one in found.values_mut() {
+async fn check(session: &Session, found: &mut BTreeMap<MemberKey, Found>) -> Result<(), Outcome> {
+    for (key, one) in found {
         let Some(mut slice) = one.records.take_if(|slice| !slice.is_checked()) else { continue };
         let checked = tokio::task::spawn_blocking(move || (slice.check(), slice)).await;
         match checked {
             Ok((Ok(()), slice)) => one.records = Some(slice),
-            Ok((Err(error), _)) => one.error = partition::code_of(&error),
+            Ok((Err(error), _)) => {
+                one.error = partition::code_of(&error);
+                if let Some(member) = session.members.get(key)
+                    && let Some(partition) =
+                        member.partition.as_ref().filter(|_| one.error == ErrorCode::CORRUPT_MESSAGE)
+                {
+                    partition.note_damage(member.wanted.offset);
+                }
+            }
             Err(_) => return Err(Outcome::Close("a read was interrupted".to_owned())),
         }
     }

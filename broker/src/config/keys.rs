@@ -467,6 +467,13 @@ pub const BROKER_KEYS: &[Key] = &[
         "Whether appends go through the commit journal, or each flush syncs each segment.",
     ),
     key("loggos.journal.bytes", Kind::Long(8 << 20), "268435456", &[], "The size of the commit journal."),
+    key(
+        "loggos.scrub.bytes.per.second",
+        Kind::Long(0),
+        "4194304",
+        &[],
+        "How fast what is flushed is read again and checked for rot; 0 is not at all.",
+    ),
     key("max.connections", Kind::Int(1), "2147483647", &[], "Connections at one time."),
     key("message.max.bytes", Kind::Int(0), "1048588", &[], "max.message.bytes of topics that don't say."),
     key("min.insync.replicas", Kind::Int(1), "1", &[], "min.insync.replicas of topics that don't say."),

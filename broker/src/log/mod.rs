@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `mod` | [`Log`], the writer: append, roll, flush |
 //! | `shrink` | what a log gives up: truncation, deleted records, retention |
+//! | `scrub` | looking for rot |
 //! | `reader` | what the log gives to read: slices of files, bytes not read |
 //! | `segment`, `index`, `index_map` | one base offset: its file, its sparse index, its map |
 //! | `policy`, `producers`, `epochs` | pure rules: when to roll, flush, expire; sequences; leader epochs |
@@ -25,6 +26,7 @@ mod policy;
 mod producers;
 mod reader;
 mod recovery;
+mod scrub;
 mod segment;
 mod shrink;
 
@@ -46,6 +48,7 @@ pub use error::LogError;
 pub use policy::LogConfig;
 pub use producers::SequenceError;
 pub use reader::{LogSlice, TimedOffset};
+pub use scrub::Scrubbed;
 
 use checkpoint::LogRecord;
 use commit::Commit;

@@ -92,7 +92,8 @@ impl Copying {
         let mut before = std::mem::take(&mut self.members);
         for partition in all {
             let (leader, epoch) = partition.leader();
-            if leader != self.leader || partition.log().failure().is_some() {
+            let can_not = partition.log().failure().is_some() || partition.damage().is_some();
+            if leader != self.leader || can_not {
                 continue;
             }
             let key = (partition.topic_id(), partition.id());

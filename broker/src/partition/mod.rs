@@ -95,6 +95,8 @@ pub struct Partition {
     turn: RwLock<()>,
     progress: Arc<Progress>,
     config: RwLock<Arc<TopicConfig>>,
+    /// Where a damaged batch was found.
+    damage: Mutex<Option<Offset>>,
 }
 
 /// What the log's thread moves.
@@ -179,6 +181,7 @@ impl Partition {
             turn: RwLock::new(()),
             progress,
             config: RwLock::new(Arc::clone(&config)),
+            damage: Mutex::new(None),
             log,
         };
         partition.set_config(config);
@@ -427,6 +430,43 @@ impl Partition {
         }
         self.settle_cut();
         Ok(false)
+    }
+
+    /// A damaged batch was found, that begins at `offset` or holds it: from now on nothing is copied here until it is
+    /// cut.
+    pub fn note_damage(&self, offset: Offset) {
+        let mut damage = self.damage.lock();
+        *damage = Some(damage.map_or(offset, |known| known.min(offset)));
+    }
+
+    /// Where a damaged batch was found.
+    pub fn damage(&self) -> Option<Offset> {
+        *self.damage.lock()
+    }
+
+    /// Whether this replica is one of those in sync.
+    pub fn is_in_sync(&self) -> bool {
+        self.progress.replication.lock().is_in_sync()
+    }
+
+    /// Cuts a damaged batch and what is behind it, if another broker leads and nobody counts on this replica; whether
+    /// that was so. Waits for the disk.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn cut_damage(&self, offset: Offset) -> Result<bool, LogError> {
+        let _turn = self.turn.write();
+        {
+            let replication = self.progress.replication.lock();
+            let leader = replication.role().leader;
+            if replication.leads() || leader == BrokerId::NONE || replication.is_in_sync() {
+                return Ok(false);
+            }
+        }
+        self.log.truncate_to(offset)?;
+        self.settle_cut();
+        *self.damage.lock() = None;
+        Ok(true)
     }
 
     fn settle_cut(&self) {

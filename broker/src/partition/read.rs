@@ -11,7 +11,7 @@ use super::divergence::{self, Asked, Ends, Verdict};
 use super::replication::Fetched;
 use super::{Partition, check_epoch, code_of};
 use crate::clock;
-use crate::log::{Log, LogSlice};
+use crate::log::{Log, LogError, LogSlice};
 
 /// What a read gave.
 #[derive(Debug)]
@@ -102,7 +102,15 @@ impl Partition {
             Asker::Consumer | Asker::NearConsumer => self.high_watermark(),
         };
         let limit = (wanted.max_bytes, wanted.at_least_one);
-        let slice = self.log.read(wanted.offset, upto, limit).map_err(|error| code_of(&error))?;
+        let slice = self.log.read(wanted.offset, upto, limit).map_err(|error| {
+            if matches!(error, LogError::Corrupt { .. }) {
+                self.note_damage(wanted.offset);
+            }
+            code_of(&error)
+        })?;
+        if !leads && slice.is_some() {
+            metrics::counter!("loggos_broker_near_fetches").increment(1);
+        }
         Ok(Read { slice, high_watermark: self.high_watermark(), log_start, diverging: None })
     }
 

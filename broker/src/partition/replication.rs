@@ -146,6 +146,11 @@ impl Replication {
         self.high_watermark >= self.epoch_start
     }
 
+    /// Whether this replica is one of those in sync.
+    pub fn is_in_sync(&self) -> bool {
+        self.role.isr.contains(&self.me)
+    }
+
     /// How many replicas are in sync.
     pub fn in_sync_count(&self) -> usize {
         self.role.isr.len()

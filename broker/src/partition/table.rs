@@ -90,6 +90,11 @@ impl Table {
         self.applied.subscribe()
     }
 
+    /// Something that a view doesn't show has changed: whoever follows looks again.
+    pub fn look_again(&self) {
+        self.applied.send_modify(|_| ());
+    }
+
     /// This broker begins another life: it leads nothing in the epochs of the last one.
     pub fn set_epoch(&self, epoch: BrokerEpoch) {
         *self.epoch.lock() = epoch;
