@@ -3,6 +3,8 @@
 //! Requests go to any broker; one that isn't the controller and minds says so, and the controller is asked then.
 //! Called by the tools.
 
+mod moves;
+
 use std::collections::BTreeMap;
 
 use loggos_protocol::ids::{BrokerId, Offset, TopicName, TopicPartition};
@@ -25,6 +27,8 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::{Cluster, Lane, wire_name};
 use crate::error::ClientError;
 use crate::metadata::{Node, TopicMetadata};
+
+pub use moves::{Election, Outcome, Reassignment};
 
 /// Kafka's number for "a topic's configuration".
 const TOPIC_RESOURCE: i8 = 2;
@@ -251,7 +255,22 @@ impl Admin {
         let code = |response: &loggos_protocol::kafka::messages::DescribeConfigsResponse| {
             first(response.results.iter().map(|result| (result.error_code, result.error_message.clone())))
         };
-        let response = self.ask(&what, &request, code).await?;
+        let response = match owner {
+            ConfigOwner::Topic(_) => self.ask(&what, &request, code).await?,
+            // What a broker was started with only it knows.
+            ConfigOwner::Broker(broker) => {
+                self.cluster.refresh_all().await?;
+                let connection = self.cluster.connection(*broker, Lane::Control).await?;
+                let response = connection.call(&request, self.cluster.config().request_timeout).await?;
+                let (refusal, message) = code(&response);
+                let message = message.map(|message| message.to_string());
+                let code = ErrorCode::new(refusal);
+                if !code.is_none() {
+                    return Err(ClientError::Refused { what, code, message });
+                }
+                response
+            }
+        };
         Ok(response.results.iter().flat_map(|result| &result.configs).map(config_value).collect())
     }
 

@@ -20,6 +20,8 @@ use super::RegistryError;
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the first connection may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
+/// How long an ensemble that refuses is asked again.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Pauses between attempts to replace an expired session.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How often a server that can't watch subtrees is looked at again.
@@ -399,20 +401,30 @@ async fn connect(cluster: &str, timeout: Duration) -> Result<zk::Client, Registr
         Some(at) => (&cluster[..at], &cluster[at..]),
         None => (cluster, "/"),
     };
-    let connector = || zk::Client::connector().with_session_timeout(timeout);
     if chroot != "/" {
-        let root = tokio::time::timeout(CONNECT_DEADLINE, connector().connect(hosts));
-        let root = root.await.map_err(|_| unreachable("no answer".to_owned()))?;
-        let root = root.map_err(|error| unreachable(error.to_string()))?;
+        let root = reach(timeout, hosts).await.map_err(unreachable)?;
         let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
         match call(root.mkdir(chroot, &options)).await {
             Ok(()) | Err(RegistryError::Exists) => {}
             Err(error) => return Err(error),
         }
     }
-    let client = tokio::time::timeout(CONNECT_DEADLINE, connector().connect(cluster));
-    let client = client.await.map_err(|_| unreachable("no answer".to_owned()))?;
-    client.map_err(|error| unreachable(error.to_string()))
+    reach(timeout, cluster).await.map_err(unreachable)
+}
+
+/// A client whose session stands. A server that is slow for a moment, just started perhaps, is asked again: a short
+/// session's time-out is no time for it.
+async fn reach(timeout: Duration, cluster: &str) -> Result<zk::Client, String> {
+    let began = tokio::time::Instant::now();
+    loop {
+        let connector = zk::Client::connector().with_session_timeout(timeout);
+        match tokio::time::timeout(CONNECT_DEADLINE, connector.connect(cluster)).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(error)) if began.elapsed() >= CONNECT_PATIENCE => return Err(error.to_string()),
+            Ok(Err(_)) => tokio::time::sleep(RETRY_PAUSE).await,
+            Err(_) => return Err("no answer".to_owned()),
+        }
+    }
 }
 
 /// Takes the session up again that the client library has given up.
