@@ -2,7 +2,8 @@
 //!
 //! | file | command |
 //! |---|---|
-//! | `topic` | `loggos topic create, list, describe, alter, delete` |
+//! | `topic`, `reassign` | `loggos topic create, list, describe, alter, delete, reassign` |
+//! | `broker` | `loggos broker list, describe, drain` |
 //! | `produce` | `loggos produce`: lines to records |
 //! | `group` | `loggos group list, describe, reset-offsets, delete` |
 //! | `consume`, `consume_group` | `loggos consume`: records to lines; as a member of a group |
@@ -15,6 +16,7 @@
 //! All but `dump-log` and `cell` are clients like any other: they see Kafka's wire, or ZooKeeper's, and nothing else.
 //! Called by `main`.
 
+mod broker;
 pub mod cell;
 mod consume;
 mod consume_group;
@@ -24,6 +26,7 @@ mod instant;
 mod options;
 mod perf;
 mod produce;
+mod reassign;
 mod registry;
 mod table;
 mod topic;
@@ -40,6 +43,9 @@ pub enum Tool {
     /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(topic::Command),
+    /// List, describe and drain brokers
+    #[command(subcommand)]
+    Broker(broker::Command),
     /// Send lines of files or of stdin to a topic, one record each
     Produce(Box<produce::Options>),
     /// Print a topic's records, one line each
@@ -87,6 +93,7 @@ impl From<io::Error> for Failure {
 pub async fn run(tool: Tool) -> ExitCode {
     let outcome = match tool {
         Tool::Topic(command) => topic::run(command).await,
+        Tool::Broker(command) => broker::run(command).await,
         Tool::Produce(options) => produce::run(*options).await,
         Tool::Consume(options) => consume::run(*options).await,
         Tool::Group(command) => group::run(command).await,

@@ -1,4 +1,4 @@
-//! `loggos topic`: create, list, describe, alter, delete.
+//! `loggos topic`: create, list, describe, alter, delete; `reassign` is in the file of that name.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use loggos_protocol::kafka::ErrorCode;
 use tokio::time::{Instant, sleep};
 
 use super::options::{Bootstrap, pair, topic_name};
-use super::{Failure, table};
+use super::{Failure, reassign, table};
 
 /// How long a command waits until what it did is seen by the broker that it asks; nothing fails after that.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub enum Command {
     Alter(Alter),
     /// Delete a topic and its records
     Delete(Named),
+    /// Move a topic's replicas to other brokers, or change how many there are
+    Reassign(reassign::Options),
 }
 
 /// A topic to be created.
@@ -107,6 +109,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Describe(named) => describe(named).await,
         Command::Alter(options) => alter(options).await,
         Command::Delete(named) => delete(named).await,
+        Command::Reassign(options) => reassign::run(options).await,
     }
 }
 
