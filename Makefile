@@ -46,11 +46,12 @@ interop: setup build
 	LOGGOS_DIFFERENTIAL_SEEDS=$${LOGGOS_DIFFERENTIAL_SEEDS:-3000} \
 	$(CARGO) test --release -p loggos-coordinator --test differential
 	LOGGOS_BINARY=$${LOGGOS_BINARY:-$${CARGO_TARGET_DIR:-target}/release/loggos} \
-	$(CARGO) test --release -p loggos --test e2e -- --ignored --nocapture registry_sources apache_kafka_live
+	$(CARGO) test --release -p loggos --test e2e -- --ignored --nocapture registry_sources apache_kafka_
 
-# Hundreds of kills under load, and power cuts on a loop device (root).
+# Hundreds of kills under load, power cuts on a loop device (root), and twenty minutes of three brokers that lose each other.
 chaos: setup
-	LOGGOS_KILLS=$${LOGGOS_KILLS:-200} $(CARGO) test --release -p loggos --test e2e -- --nocapture kill_storm power_cut disk_full
+	LOGGOS_KILLS=$${LOGGOS_KILLS:-200} LOGGOS_CHAOS_SECONDS=$${LOGGOS_CHAOS_SECONDS:-1200} \
+	$(CARGO) test --release -p loggos --test e2e -- --nocapture kill_storm power_cut disk_full chaos_of_every_kind
 	LOGGOS_FAIL_OVERS=$${LOGGOS_FAIL_OVERS:-50} $(CARGO) test --release -p loggos --test e2e -- --nocapture fail_over
 
 # docker-compose.yml brought up for real, a client outside, each container killed in turn (Docker, or podman as root).

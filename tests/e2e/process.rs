@@ -99,6 +99,16 @@ impl Server {
         rustix::process::kill_process(pid, signal).expect("a signal to our own child");
     }
 
+    /// SIGSTOP: it stands still, its connections open.
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
     /// SIGTERM, and the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
