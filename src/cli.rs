@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, CoordinatorRoleOptions, RoleOptions, ServeOptions};
 use crate::tools::Tool;
+use crate::{agent, mirror};
 
 /// A partitioned log broker that speaks Kafka's protocol, kept in order by a Paxos ensemble that speaks
 /// ZooKeeper's. Without a command it serves on its defaults.
@@ -32,6 +33,10 @@ enum Asked {
     /// Run a coordination server alone, or ask one how its cell is and change who belongs to it
     #[command(after_help = COORDINATOR_EXAMPLES)]
     Coordinator(CoordinatorAsked),
+    /// Ship log files, syslog, the journal and this machine's numbers to a topic
+    Agent(Box<agent::Options>),
+    /// Copy topics of another cluster, record by record at the same offsets
+    Mirror(Box<mirror::Options>),
     #[command(flatten)]
     Tool(Tool),
 }
@@ -73,6 +78,10 @@ pub enum Command {
     Serve(Box<ServeOptions>),
     /// Run a coordinator alone.
     Coordinator(Box<CoordinatorRoleOptions>),
+    /// Ship what this machine writes.
+    Agent(Box<agent::Options>),
+    /// Copy another cluster's topics.
+    Mirror(Box<mirror::Options>),
     /// Print this text and end.
     DumpConfig(String),
     /// Run a short-lived command.
@@ -104,6 +113,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, E
         Some(Asked::Coordinator(CoordinatorAsked { tool: None, role })) => {
             settle(role, role_matches, |options| Command::Coordinator(Box::new(options)))
         }
+        Some(Asked::Mirror(options)) => Ok(Command::Mirror(options)),
+        Some(Asked::Agent(options)) => Ok(Command::Agent(options)),
         Some(Asked::Tool(tool)) => Ok(Command::Tool(tool)),
         None => Err(Exit::Usage(Cli::command().error(
             clap::error::ErrorKind::MissingSubcommand,

@@ -1,9 +1,11 @@
 //! The one binary: reads the command line, hands over to a role or a tool, and turns what comes back into an
 //! exit code (0 done, 1 failed, 2 asked for something that can't be).
 
+mod agent;
 mod cli;
 mod commands;
 mod config;
+mod mirror;
 mod ops;
 mod roles;
 mod telemetry;
@@ -20,6 +22,8 @@ fn main() -> ExitCode {
     let outcome = match command {
         cli::Command::Serve(options) => roles::serve(*options),
         cli::Command::Coordinator(options) => roles::coordinate(*options),
+        cli::Command::Mirror(options) => mirror::run(&options).map_err(roles::Refusal::new),
+        cli::Command::Agent(options) => agent::run(&options).map_err(roles::Refusal::new),
         cli::Command::DumpConfig(text) => {
             print(&text);
             Ok(ExitCode::SUCCESS)

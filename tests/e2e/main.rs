@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stderr, reason = "what a test skips, and what a server said, is for whoever runs it")]
 
+mod agent;
 mod bad_batches;
 mod bad_input;
 mod cell;
@@ -24,6 +25,7 @@ mod kafka_tools;
 mod kill_storm;
 mod librdkafka;
 mod locks;
+mod mirror;
 mod moves;
 mod power_cut;
 mod process;
