@@ -270,6 +270,11 @@ impl Engine {
         let from = envelope.from;
         match self.post.admit(&envelope) {
             Admission::Refused => return Ok(()),
+            Admission::FormerLife => {
+                // It may be a member that this server's memberships don't name yet, and so never looked for.
+                self.greet(step, from);
+                return Ok(());
+            }
             Admission::Admitted => {}
             Admission::NewLife => self.greet_new_life(step, from),
         }

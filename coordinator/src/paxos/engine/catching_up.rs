@@ -61,13 +61,18 @@ impl Engine {
 
     /// Tells everybody that this life has begun, or that no leader is heard here, by asking for what is new.
     pub(super) fn seek(&mut self, step: &mut Step<'_>) {
-        // A witness wants no values: it asks beyond all of them.
-        let from = if self.is_witness() { Slot::MAX } else { self.learner.chosen_upto().next() };
         for member in self.configs.everyone(self.learner.chosen_upto()) {
             if member != self.identity.server {
-                self.post.send(step.actions, member, Message::FetchChosen { from });
+                self.greet(step, member);
             }
         }
+    }
+
+    /// Tells one server that this life has begun.
+    pub(super) fn greet(&self, step: &mut Step<'_>, server: ServerId) {
+        // A witness wants no values: it asks beyond all of them.
+        let from = if self.is_witness() { Slot::MAX } else { self.learner.chosen_upto().next() };
+        self.post.send(step.actions, server, Message::FetchChosen { from });
     }
 
     /// Another server lacks values from `first` on.

@@ -11,6 +11,8 @@ use crate::paxos::message::{Envelope, Message};
 pub(super) enum Admission {
     /// Not for this server, or from or to a life that is over.
     Refused,
+    /// A request to a former life of this server: not to be read, but its sender must hear of the present one.
+    FormerLife,
     /// To be read.
     Admitted,
     /// To be read, and it is the first of a new life of its sender.
@@ -39,8 +41,12 @@ impl Post {
         let unaddressed = envelope.to_incarnation == Incarnation::UNKNOWN && !envelope.message.is_reply();
         let present = envelope.to_incarnation == me.incarnation || unaddressed;
         let known = self.lives.get(&envelope.from).copied();
-        if !mine || !present || known.is_some_and(|life| envelope.from_incarnation < life) {
+        if !mine || known.is_some_and(|life| envelope.from_incarnation < life) {
             return Admission::Refused;
+        }
+        if !present {
+            let former = envelope.to_incarnation < me.incarnation && !envelope.message.is_reply();
+            return if former { Admission::FormerLife } else { Admission::Refused };
         }
         self.lives.insert(envelope.from, envelope.from_incarnation);
         match known {
@@ -98,6 +104,8 @@ mod tests {
         assert_eq!(one.admit(&reply), Admission::Admitted);
         let mut reborn = post(1, 5);
         assert_eq!(reborn.admit(&reply), Admission::Refused, "meant for the former life");
+        let late = two.envelope(ServerId::new(1), question());
+        assert_eq!(reborn.admit(&late), Admission::FormerLife, "its sender must hear of the new life");
         assert_eq!(two.admit(&reborn.envelope(ServerId::new(2), question())), Admission::NewLife);
         assert_eq!(two.admit(&unaddressed), Admission::Refused, "from the former life");
         assert_eq!(two.admit(&two.envelope(ServerId::new(2), question())), Admission::Refused, "from itself");
