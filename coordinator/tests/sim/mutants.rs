@@ -40,13 +40,15 @@ fn provoke(plan: &mut Plan, mutation: Mutation) {
         Mutation::DamageCountsAsEmpty => &[Fault::BitRot, Fault::Ambush],
         Mutation::RejoinAfterOneInstance => &[Fault::DiskLoss],
         Mutation::NoPhaseOneAtNewVoters => &[Fault::Spare, Fault::Reconfigure, Fault::Ambush],
-        Mutation::LeaseFromReceipt => &[Fault::CutPartly, Fault::CutOneWay],
+        Mutation::LeaseFromReceipt => &[Fault::Pause],
         Mutation::LeaseKeptDuringTransfer => &[Fault::Transfer],
         _ => &[Fault::Crash],
     };
     plan.faults.extend(more.iter().map(|fault| (*fault, 15)));
     if mutation == Mutation::LeaseFromReceipt {
-        plan.weather.long = 0.15;
+        // Answers that wait while the leader sleeps are received late, and sent in time.
+        plan.weather.long = 0.0;
+        plan.gap = 1_000_000;
         // A leader trusts no lease of a server whose clock it has caught running away or leaping.
         plan.drift_ppm = plan.drift_ppm.min(2_000);
         plan.faults.retain(|(fault, _)| *fault != Fault::ClockJump);
