@@ -197,6 +197,8 @@ pub struct GroupConfig {
     /// How often offsets are committed by themselves: those of what the reader is done with, which it says by asking
     /// for more. `None`: only by hand, and nothing else counts as done with. Default: 5 s.
     pub auto_commit: Option<Duration>,
+    /// How long a group that brokers run waits for a member to give partitions up. Default: 5 min.
+    pub rebalance_timeout: Duration,
     /// Bytes that are fetched ahead, for each stream. Exceeded by one answer per broker at most. Default: 16 MiB.
     pub prefetch_bytes: usize,
 }
@@ -211,6 +213,7 @@ impl GroupConfig {
             fetch,
             reset: OffsetReset::default(),
             auto_commit: Some(Duration::from_secs(5)),
+            rebalance_timeout: Duration::from_secs(300),
             prefetch_bytes: 16 * 1024 * 1024,
         }
     }

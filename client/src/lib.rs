@@ -36,9 +36,9 @@ pub use config::{
     Acks, ClusterConfig, ConsumerConfig, GroupConfig, Isolation, OffsetReset, ProducerConfig, StreamsConfig,
 };
 pub use connection::Connection;
-pub use consumer::{ConsumerConnector, ConsumerError, MessageStream, Received};
+pub use consumer::{ConsumerConnector, ConsumerError, GroupConsumer, MessageStream, Received, Subscription};
 pub use error::ClientError;
 pub use message::Message;
-pub use producer::{Delivery, Producer, RecordMeta};
+pub use producer::{Delivery, MessageSet, Partitioner, Producer, RecordMeta, SetDelivery};
 pub use reader::Reader;
 pub use simple::{Fetched, OffsetSpec, SimpleConsumer};

@@ -92,7 +92,7 @@ async fn send_all(producer: &Producer, count: u64) -> Vec<(PartitionId, Offset)>
     let mut deliveries = Vec::new();
     for value in 0..count {
         let message = Message::of(value.to_be_bytes().to_vec());
-        deliveries.push(producer.send(&topic(), None, message).await.expect("queued"));
+        deliveries.push(producer.queue(&topic(), None, message).await.expect("queued"));
     }
     timeout(DEADLINE, producer.flush()).await.expect("in time").expect("flushed");
     let mut places = Vec::new();
@@ -126,7 +126,7 @@ async fn numbered_records_survive_cuts_and_lost_leaders_once_and_in_order() {
     }
     assert!(found.iter().all(|values| !values.is_empty()), "all partitions take part");
     producer.close().await.expect("closed");
-    let late = producer.send(&topic(), None, Message::of("x")).await;
+    let late = producer.queue(&topic(), None, Message::of("x")).await;
     assert!(matches!(late, Err(ClientError::Closed)));
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::Args;
 use futures::{FutureExt, StreamExt};
 use loggos_client::{
-    ConsumerConnector, ConsumerError, GroupConfig, MessageStream, OffsetReset, OffsetSpec, Received,
-    SimpleConsumer, StreamsConfig,
+    ConsumerConnector, ConsumerError, GroupConfig, GroupConsumer, MessageStream, OffsetReset, OffsetSpec,
+    Received, SimpleConsumer, StreamsConfig, Subscription,
 };
 use loggos_protocol::ids::{GroupId, Offset, PartitionId, TopicName, TopicPartition};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,10 +29,10 @@ const WAIT: Duration = Duration::from_millis(500);
 #[derive(Args)]
 pub struct Member {
     /// As a member of this group: its members share the partitions, and go on where the group was
-    #[arg(long, value_name = "GROUP", requires = "registry")]
+    #[arg(long, value_name = "GROUP")]
     pub group: Option<GroupId>,
 
-    /// The group is run by its members, over this coordinator or ZooKeeper (the 2011 algorithm)
+    /// The group is run by its members, over this coordinator or ZooKeeper (the 2011 algorithm), and not by the brokers
     #[arg(long, value_name = "HOST:PORT,...[/ROOT]", requires = "group")]
     pub registry: Option<String>,
 }
@@ -42,6 +42,70 @@ impl From<ConsumerError> for Failure {
         match error {
             ConsumerError::OtherKind { .. } | ConsumerError::Invalid(_) => Self::Refused(error.to_string()),
             other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// A member of either kind of group.
+enum Source {
+    Streams(ConsumerConnector, MessageStream),
+    Group(GroupConsumer),
+}
+
+impl Source {
+    async fn next(&mut self) -> Option<Result<Received, ConsumerError>> {
+        match self {
+            Self::Streams(_, stream) => stream.next().await,
+            Self::Group(consumer) => Some(consumer.recv().await),
+        }
+    }
+
+    /// Commits what was printed; brokers or a coordinator that are away for a while are no reason to end.
+    async fn commit(&self) -> Result<(), ConsumerError> {
+        let committed = match self {
+            Self::Streams(consumer, _) => consumer.commit().await,
+            Self::Group(consumer) => consumer.commit().await,
+        };
+        match committed {
+            Err(error) if error.retriable() => {
+                tracing::debug!(%error, "offsets are not committed yet");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Option<Offset> {
+        match self {
+            Self::Streams(consumer, _) => consumer.position(partition),
+            Self::Group(consumer) => consumer.position(partition),
+        }
+    }
+
+    /// Whether this member has printed all that was there when it began, of the partitions that it has.
+    fn is_at_end(&self, ends: &BTreeMap<PartitionId, Offset>) -> bool {
+        let (settled, mine): (bool, Vec<TopicPartition>) = match self {
+            Self::Streams(consumer, _) => (
+                consumer.is_settled(),
+                consumer.assignment().into_iter().map(|(partition, _)| partition).collect(),
+            ),
+            // One that has no partitions may be waiting for its first.
+            Self::Group(consumer) => {
+                let mine = consumer.assignment();
+                (!mine.is_empty(), mine.into_iter().collect())
+            }
+        };
+        let behind = |partition: &TopicPartition| {
+            let end = ends.get(&partition.partition).copied().unwrap_or_default();
+            self.position(partition).is_some_and(|position| position >= end)
+        };
+        settled && mine.iter().all(behind)
+    }
+
+    async fn close(self) -> Result<(), ConsumerError> {
+        match self {
+            Self::Streams(consumer, _) => consumer.close().await,
+            Self::Group(consumer) => consumer.close().await,
         }
     }
 }
@@ -72,39 +136,48 @@ pub async fn run(
     } else {
         None
     };
-    let registry = member.registry.unwrap_or_default();
-    let config = StreamsConfig { group: config, ..StreamsConfig::new("", &registry, "") };
-    let consumer = ConsumerConnector::connect(config).await?;
-    let mut streams = consumer.create_message_streams(topic, 1).await?;
-    let stream = streams.pop().ok_or_else(|| Failure::Failed("no stream".to_owned()))?;
+    let mut source = match member.registry {
+        Some(registry) => {
+            let config = StreamsConfig { group: config, ..StreamsConfig::new("", &registry, "") };
+            let consumer = ConsumerConnector::connect(config).await?;
+            let mut streams = consumer.create_message_streams(topic, 1).await?;
+            Source::Streams(consumer, streams.remove(0))
+        }
+        None => {
+            let consumer = GroupConsumer::new(config);
+            consumer.subscribe(Subscription::topics([topic])).await?;
+            Source::Group(consumer)
+        }
+    };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let printed = tokio::select! {
-        printed = print(&consumer, stream, ends.as_ref(), output) => printed,
+        printed = print(&mut source, ends.as_ref(), output) => printed,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    consumer.close().await?;
-    printed
+    let closed = source.close().await;
+    printed?;
+    Ok(closed?)
 }
 
 async fn print(
-    consumer: &ConsumerConnector,
-    mut stream: MessageStream,
+    source: &mut Source,
     ends: Option<&BTreeMap<PartitionId, Offset>>,
     mut output: Output,
 ) -> Result<(), Failure> {
     let mut committed = Instant::now();
     while !output.is_full() {
-        let next = match stream.next().now_or_never() {
+        let ready = source.next().now_or_never();
+        let next = match ready {
             Some(next) => next,
             None => {
                 output.flush()?;
-                commit(consumer).await?;
+                source.commit().await?;
                 committed = Instant::now();
-                if ends.is_some_and(|ends| is_at_end(consumer, ends)) {
+                if ends.is_some_and(|ends| source.is_at_end(ends)) {
                     return Ok(());
                 }
-                match timeout(WAIT, stream.next()).await {
+                match timeout(WAIT, source.next()).await {
                     Ok(next) => next,
                     Err(_) => continue,
                 }
@@ -115,30 +188,10 @@ async fn print(
         output.print(partition.partition, &record)?;
         if committed.elapsed() >= COMMIT_INTERVAL {
             output.flush()?;
-            commit(consumer).await?;
+            source.commit().await?;
             committed = Instant::now();
         }
     }
     output.flush()?;
-    Ok(consumer.commit().await?)
-}
-
-/// Commits what was printed; a coordinator that is away for a while is no reason to end.
-async fn commit(consumer: &ConsumerConnector) -> Result<(), ConsumerError> {
-    match consumer.commit().await {
-        Err(error) if error.retriable() => {
-            tracing::debug!(%error, "offsets are not committed yet");
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-/// Whether this member has printed all that was there when it began, of the partitions that it has.
-fn is_at_end(consumer: &ConsumerConnector, ends: &BTreeMap<PartitionId, Offset>) -> bool {
-    let behind = |(partition, _): &(TopicPartition, usize)| {
-        let end = ends.get(&partition.partition).copied().unwrap_or_default();
-        consumer.position(partition).is_some_and(|position| position >= end)
-    };
-    consumer.is_settled() && consumer.assignment().iter().all(behind)
+    Ok(source.commit().await?)
 }

@@ -170,7 +170,7 @@ async fn one_producer(
             }
         };
         let value = payloads[number as usize % payloads.len()].clone();
-        let delivery = producer.send(&topic, None, Message::of(value)).await?;
+        let delivery = producer.queue(&topic, None, Message::of(value)).await?;
         if deliveries.send((begun, delivery)).await.is_err() {
             break;
         }

@@ -163,7 +163,7 @@ async fn send_lines(
         let message = Message { key, value: Some(value), headers: headers.clone(), timestamp: None };
         tally.sent += 1;
         tally.bytes += line.len() as u64;
-        match producer.send(&options.topic, partition, message).await {
+        match producer.queue(&options.topic, partition, message).await {
             Ok(delivery) => tally.waiting.push_back(delivery),
             // The next record may fit.
             Err(error @ ClientError::RecordTooLarge { .. }) => tally.note(Err(error)),

@@ -18,6 +18,7 @@ mod fail_over;
 mod failover;
 mod failover_gaps;
 mod group_clients;
+mod group_consumer;
 mod group_refusals;
 mod groups;
 mod kafka_on_zookeeper;

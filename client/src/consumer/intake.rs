@@ -27,6 +27,8 @@ pub struct Intake {
     current: Option<Box<Chunk>>,
     /// What was handed out and may still be worked on.
     in_hand: Vec<Held>,
+    /// What the next question is answered with.
+    pending: Option<ClientError>,
 }
 
 /// How far a partition was handed out.
@@ -41,7 +43,7 @@ struct Held {
 impl Intake {
     /// Reads `queue`, and tells `room` when `low_bytes` or less are left in it.
     pub const fn new(queue: Arc<Queue>, room: Arc<Notify>, low_bytes: usize, asking_settles: bool) -> Self {
-        Self { queue, room, low_bytes, asking_settles, current: None, in_hand: Vec::new() }
+        Self { queue, room, low_bytes, asking_settles, current: None, in_hand: Vec::new(), pending: None }
     }
 
     /// The queue, to wait for.
@@ -120,11 +122,19 @@ impl Intake {
         }
     }
 
+    /// Keeps an error for the next question.
+    pub fn put_back(&mut self, error: ClientError) {
+        self.pending = Some(error);
+    }
+
     /// The next record that is there.
     ///
     /// # Errors
     /// What stopped a partition; the others go on.
     pub fn next_ready(&mut self) -> Option<Result<Received, ClientError>> {
+        if let Some(error) = self.pending.take() {
+            return Some(Err(error));
+        }
         loop {
             if self.current.is_some() {
                 if let Some(next) = self.next_here() {

@@ -119,12 +119,10 @@ impl Lane {
     }
 
     /// Hands nothing out until it is resumed.
-    #[expect(dead_code, reason = "the group consumer's")]
     pub fn pause(&self) {
         self.progress.lock().paused = true;
     }
 
-    #[expect(dead_code, reason = "the group consumer's")]
     /// Hands out again, what was found while it was paused first.
     pub fn resume(&self) {
         let parked = {

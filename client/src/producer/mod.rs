@@ -3,15 +3,17 @@
 //! | file | what it does |
 //! |---|---|
 //! | `partitioner` | which partition |
+//! | `message_set` | sets of messages, as in 2011 |
 //! | `accumulator`, `line` | which batch, and which batch when |
 //! | `sender` | requests and answers, one task per broker, one over them all |
 //!
-//! [`Producer::send`] puts a record into its batch and returns; what it returns is a future of the record's offset.
-//! Records of one caller for one partition are written in the order of their `send`s. Called by the tools, by
+//! [`Producer::queue`] puts a record into its batch and returns, [`Producer::send`] does so with a set; what it returns is a future of the record's offset.
+//! Records of one caller for one partition are written in the order of their calls. Called by the tools, by
 //! groups of consumers that answer, and by whoever embeds this crate.
 
 mod accumulator;
 mod line;
+mod message_set;
 mod partitioner;
 mod sender;
 
@@ -38,6 +40,7 @@ use crate::error::ClientError;
 use crate::message::Message;
 use crate::metadata::Metadata;
 
+pub use self::message_set::{MessageSet, Partitioner, SetDelivery};
 pub use self::partitioner::{murmur2, of_key};
 
 /// Added to the time that a flush may take at most, for the answers to the last requests.
@@ -131,7 +134,7 @@ impl Producer {
     /// # Errors
     /// `Closed`, `RecordTooLarge`, `UnknownPartition`, `Undelivered` when there was no room within `max_block`, and
     /// what [`Cluster::topic`] says.
-    pub async fn send(
+    pub async fn queue(
         &self,
         topic: &TopicName,
         partition: Option<PartitionId>,
@@ -168,17 +171,17 @@ impl Producer {
         }
     }
 
-    /// [`send`](Self::send), and the wait for the offset.
+    /// [`queue`](Self::queue), and the wait for the offset.
     ///
     /// # Errors
-    /// Those of `send`, and why the record wasn't written.
+    /// Those of `queue`, and why the record wasn't written.
     pub async fn send_and_wait(
         &self,
         topic: &TopicName,
         partition: Option<PartitionId>,
         message: Message,
     ) -> Result<RecordMeta, ClientError> {
-        self.send(topic, partition, message).await?.await
+        self.queue(topic, partition, message).await?.await
     }
 
     /// Queues a record; gives the waiter back when there's no room.
