@@ -386,7 +386,7 @@ impl Pump {
     }
 
     async fn send(&mut self, item: &Item) -> bool {
-        match self.producer.send(&item.topic, None, item.message.clone()).await {
+        match self.producer.queue(&item.topic, None, item.message.clone()).await {
             Ok(delivery) => {
                 let bytes = weight(&item.message);
                 self.sent_bytes += bytes;

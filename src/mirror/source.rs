@@ -339,7 +339,7 @@ impl Session<'_> {
         }
         let mut last = None;
         for _ in 0..first.raw() {
-            last = Some(self.producer.send(&target.topic, Some(target.partition), filler(None)).await?);
+            last = Some(self.producer.queue(&target.topic, Some(target.partition), filler(None)).await?);
         }
         if let Some(last) = last {
             let written = last.await?;
@@ -395,7 +395,7 @@ impl Session<'_> {
             let outcome = sent.delivery.await;
             self.settled(&sent.place, sent.offset, outcome)?;
         }
-        let delivery = self.producer.send(&target.topic, Some(target.partition), message).await?;
+        let delivery = self.producer.queue(&target.topic, Some(target.partition), message).await?;
         self.sent.push_back(Sent { delivery, place: place.clone(), offset });
         Ok(())
     }
