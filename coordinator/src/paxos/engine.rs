@@ -376,7 +376,7 @@ impl Engine {
         while let Some((slot, value)) = self.learner.advance() {
             self.latest = self.latest.max(value.time().unwrap_or(self.latest));
             if let Value::Config { config, .. } = &value
-                && slot > self.configs.latest().0
+                && self.configs.admits(slot)
             {
                 self.configs.push(slot, config.clone());
                 self.post.config_slot = slot;

@@ -166,6 +166,14 @@ impl ConfigHistory {
         slot != Slot::ZERO && chosen_upto < self.governs_from(slot)
     }
 
+    /// Whether a membership chosen in `slot` has effect. One that falls into the window of the latest was proposed
+    /// without knowledge of it and brought back by a recovery: it has none, or it would undo that one and give out
+    /// its identities a second time.
+    pub fn admits(&self, slot: Slot) -> bool {
+        let (latest, _) = self.latest();
+        slot > latest && (latest == Slot::ZERO || slot >= self.governs_from(latest))
+    }
+
     /// Takes note of a membership chosen in `slot`.
     pub fn push(&mut self, slot: Slot, config: Arc<Config>) {
         assert!(slot > self.latest().0, "memberships are chosen in ascending slots");

@@ -291,7 +291,9 @@ impl Facts {
             }
             while let Some(decided) = self.chosen.get(&self.prefix.next()) {
                 self.prefix = self.prefix.next();
-                if let Some(config) = decided.value.config() {
+                if let Some(config) = decided.value.config()
+                    && self.configs.admits(self.prefix)
+                {
                     self.configs.push(self.prefix, Arc::clone(config));
                 }
                 // One more slot's membership is known now.

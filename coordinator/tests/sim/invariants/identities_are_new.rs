@@ -17,6 +17,8 @@ pub struct Rule {
     members: BTreeMap<ServerId, Member>,
     left: BTreeSet<ServerId>,
     spoke: BTreeSet<ServerId>,
+    /// Memberships looked at.
+    checked: usize,
 }
 
 impl Rule {
@@ -49,10 +51,14 @@ impl Invariant for Rule {
 
     fn check(&mut self, facts: &Facts, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Observation::Chosen { slot, value, .. } => {
-                let Some(config) = value.config() else { return Ok(()) };
-                let before = facts.configs.entries().iter().rev().find(|(at, _)| at < slot);
-                before.map_or(Ok(()), |(_, before)| self.next(before, config))
+            Observation::Chosen { .. } => {
+                while let Some([(_, before), (_, config)]) =
+                    facts.configs.entries().get(self.checked..self.checked + 2)
+                {
+                    self.next(before, config)?;
+                    self.checked += 1;
+                }
+                Ok(())
             }
             Observation::Durable { server, write } => {
                 if write.promise.is_some() || !write.records.is_empty() {

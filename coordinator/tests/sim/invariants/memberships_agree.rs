@@ -50,18 +50,13 @@ impl Invariant for Rule {
                     )
                 })
             }
-            Observation::Chosen { slot, value, .. } if value.config().is_some() => {
-                let near = (slot.minus(facts.alpha - 1).max(Slot::FIRST), slot.plus(facts.alpha - 1));
-                let other = facts
-                    .chosen
-                    .range(near.0..=near.1)
-                    .find(|(other, decided)| *other != slot && decided.value.config().is_some());
-                ensure(other.is_none(), || {
-                    format!(
-                        "memberships stand in slots {slot} and {}",
-                        other.map_or(Slot::ZERO, |(slot, _)| *slot)
-                    )
-                })
+            Observation::Chosen { .. } => {
+                let near = facts
+                    .configs
+                    .entries()
+                    .windows(2)
+                    .find(|pair| pair[0].0 != Slot::ZERO && pair[1].0.since(pair[0].0) < facts.alpha);
+                ensure(near.is_none(), || format!("memberships with effect stand too near: {near:?}"))
             }
             _ => Ok(()),
         }
