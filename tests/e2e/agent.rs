@@ -229,9 +229,13 @@ fn rotation(directives: &str, reopens: bool, mut meddle: impl FnMut(u64, &mut Ag
     let before = writer.written();
     eventually("the writer goes on", || writer.written() > before + 200);
     let written = writer.end();
-    // What logrotate itself loses between a copy and a truncation is in no file.
+    // What logrotate itself loses between a copy and a truncation is in no file; how much that is, the machine decides.
     let expected = on_disk(&dir.path().join("log"));
-    assert!(expected.len() as u64 > written * 9 / 10);
+    if directives.contains("copytruncate") {
+        assert!(expected.len() as u64 > written / 4);
+    } else {
+        assert!(expected.len() as u64 > written * 9 / 10);
+    }
     let last = *expected.last().expect("some");
     let deadline = Instant::now() + DEADLINE;
     loop {

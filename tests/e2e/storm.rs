@@ -159,7 +159,11 @@ pub fn read_numbers(bootstrap: &str, topic: &str, partition: i32) -> Vec<u64> {
     while next < high {
         assert!(Instant::now() < deadline, "{topic}-{partition}: stuck at {next} of {high}");
         let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
-        let message = message.expect("a record");
+        let message = match message {
+            Ok(message) => message,
+            // A connection that broke, or a leader that has just changed: the client goes on by itself.
+            Err(_) => continue,
+        };
         assert_eq!(message.offset(), next, "{topic}-{partition}: offsets are dense");
         next += 1;
         let text = std::str::from_utf8(message.payload().expect("a payload")).expect("text");
