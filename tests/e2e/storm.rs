@@ -111,6 +111,8 @@ fn produce(plan: &Plan, stop: &AtomicBool, acknowledged: Acknowledged) {
         .set("acks", "all")
         .set("linger.ms", "2")
         .set("message.timeout.ms", "120000")
+        // Nothing answers for a broker that is paused: whoever asked it must give up before the test does.
+        .set("socket.timeout.ms", "5000")
         .set("reconnect.backoff.ms", "10")
         .set("reconnect.backoff.max.ms", "100")
         .set("retry.backoff.ms", "20")
