@@ -7,7 +7,8 @@
 //! | [`producer`] | records into batches, batches to leaders, retries that keep the order |
 //! | [`simple`] | fetching by hand, at an offset, from a partition's leader |
 //! | [`reader`] | many partitions read side by side |
-//! | [`admin`] | topics, partitions, configurations |
+//! | [`consumer`] | message streams of groups that their members run, and the consumer of groups that brokers run |
+//! | [`admin`], [`group_admin`] | topics, partitions, configurations; groups and their offsets |
 //! | [`registry`] | what brokers share through the coordinator, and the session with it |
 //! | [`lock`] | locks, semaphores, elections and sequencers on the coordinator |
 //! | [`config`] | every setting, with its default |
