@@ -53,6 +53,7 @@ chaos: setup
 	LOGGOS_KILLS=$${LOGGOS_KILLS:-200} LOGGOS_CHAOS_SECONDS=$${LOGGOS_CHAOS_SECONDS:-1200} \
 	$(CARGO) test --release -p loggos --test e2e -- --nocapture kill_storm power_cut disk_full chaos_of_every_kind
 	LOGGOS_FAIL_OVERS=$${LOGGOS_FAIL_OVERS:-50} $(CARGO) test --release -p loggos --test e2e -- --nocapture fail_over
+	$(CARGO) test --release -p loggos --test e2e -- --ignored --nocapture failover_gaps
 
 # docker-compose.yml brought up for real, a client outside, each container killed in turn (Docker, or podman as root).
 compose: build
