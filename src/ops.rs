@@ -1,5 +1,5 @@
 //! The HTTP port: `/metrics` for Prometheus, `/healthz` (the process answers), `/readyz` (it serves its clients).
-//! Lives here so that no library crate needs HTTP.
+//! Lives here so that no library crate needs HTTP. And the signals that end an agent or a mirror.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,6 +13,20 @@ use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Is done when somebody wants the process to end; never where signals can't be had.
+pub async fn wait_for_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
 
 /// Shared between the roles, which set it, and `/readyz`, which shows it.
 #[derive(Clone, Default)]

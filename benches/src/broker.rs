@@ -125,7 +125,7 @@ const UNFLUSHED: [&str; 6] = [
     "log.flush.interval.ms=9223372036854775807",
 ];
 
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 

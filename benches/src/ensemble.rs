@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::broker::loggos_binary;
+use crate::broker::{free_port, loggos_binary};
 
 /// A JVM on a busy machine needs its time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
@@ -119,10 +119,6 @@ fn ask(port: u16, word: &str) -> String {
     let _ = socket.set_read_timeout(Some(Duration::from_secs(1)));
     let _ = socket.write_all(word.as_bytes()).and_then(|()| socket.read_to_string(&mut answer));
     answer
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn loggos(dir: &Path, ports: &[[u16; 3]], at: usize) -> Command {

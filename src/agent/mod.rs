@@ -44,7 +44,6 @@ use axum::routing::get;
 use clap::Args;
 use loggos_client::Producer;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -212,7 +211,7 @@ async fn ship(config: Arc<Config>, once: bool) -> Result<(), String> {
     let producer = Producer::new(config.producer()?);
     let http = serve_http(&config, &status, &listeners, stopped.clone()).await?;
     tokio::spawn(async move {
-        wait_for_signal().await;
+        ops::wait_for_signal().await;
         stop.send_replace(true);
     });
     let pump = Pump::new(Arc::clone(&config), producer, spool, positions, status, once);
@@ -325,18 +324,6 @@ async fn serve_http(
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     Ok(tokio::spawn(ops::serve(listener, recorder, ready, routes, stop)))
-}
-
-async fn wait_for_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 fn machine_name() -> String {

@@ -26,7 +26,6 @@ use clap::Args;
 use loggos_client::{ClusterConfig, ConsumerConfig, ProducerConfig, SimpleConsumer};
 use loggos_protocol::batch::Compression;
 use serde::Deserialize;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -210,7 +209,7 @@ async fn mirror(options: &Options, sources: Vec<FromFile>, to: &str) -> Result<(
         running.spawn(source.run(stopped.clone()));
     }
     tokio::spawn(async move {
-        wait_for_signal().await;
+        ops::wait_for_signal().await;
         stop.send_replace(true);
     });
     // One source that can't go on doesn't stop the others.
@@ -242,16 +241,4 @@ async fn serve_http(
     };
     tokio::spawn(ops::serve(listener, recorder, ready, routes, stop));
     Ok(())
-}
-
-async fn wait_for_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }

@@ -1,7 +1,6 @@
 //! Three coordination servers as real processes: they form a cell, and whatever happens to one of them, no write
 //! that was acknowledged is lost and no session ends that was in time.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use crate::process::{DEADLINE, binary, eventually, http_get, loggos, loggos_ok};
+use crate::process::{DEADLINE, binary, eventually, free_port, http_get, loggos, loggos_ok};
 
 /// A node that stays and that anybody may change.
 pub const OPEN: zookeeper_client::CreateOptions<'static> =
@@ -133,20 +132,6 @@ impl Drop for Node {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
-        }
-    }
-}
-
-/// A port that nobody has, below those that the system gives to whoever asks for any: a server that is restarted
-/// finds its own again.
-fn free_port() -> u16 {
-    static NEXT: std::sync::OnceLock<std::sync::atomic::AtomicU16> = std::sync::OnceLock::new();
-    let first = 12_000 + (std::process::id() % 180) as u16 * 100;
-    let next = NEXT.get_or_init(|| first.into());
-    loop {
-        let port = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
         }
     }
 }

@@ -1,20 +1,14 @@
 //! Three combined servers, each a broker and a coordination server: they form a cluster by themselves, and go on
 //! whichever of them dies.
 
-use std::net::TcpListener;
-
 use tempfile::TempDir;
 
-use crate::process::{Server, eventually, loggos_ok};
+use crate::process::{Server, eventually, free_port, loggos_ok};
 use crate::storm::{Plan, Storm, check};
 
 const PARTITIONS: i32 = 6;
 /// Acknowledgements between two events.
 const RECORDS_BETWEEN: usize = 400;
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
-}
 
 /// Three servers with one line, as on three machines.
 fn cluster(dir: &TempDir) -> Vec<Server> {

@@ -2,7 +2,7 @@
 //! reassign, serve producers and consumers, while a broker and the coordinator are killed. Minutes long, so that
 //! `make interop` alone runs it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tempfile::TempDir;
 
-use crate::process::{binary, have};
+use crate::process::{binary, free_port, have};
 
 const BROKERS: usize = 3;
 const PARTITIONS: i32 = 6;
@@ -44,13 +44,6 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|free| free.local_addr())
-        .map(|free| free.port())
-        .expect("a port")
 }
 
 struct Cluster {

@@ -1,7 +1,7 @@
 //! `loggos mirror`: the same records at the same offsets in another cluster, after kills too; groups that move with
 //! their offsets; no loops; Apache Kafka on either side (`make interop`).
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
-use crate::process::{DEADLINE, Server, binary, eventually, loggos, loggos_ok};
+use crate::process::{DEADLINE, Server, binary, eventually, free_port, loggos, loggos_ok};
 
 /// A running mirror, ended with its test.
 struct Mirror {
@@ -213,10 +213,6 @@ impl Drop for Kafka {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 fn kafka() -> Option<Kafka> {

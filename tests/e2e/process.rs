@@ -214,6 +214,20 @@ fn forward_log(child: &mut Child) -> std::thread::JoinHandle<String> {
     })
 }
 
+/// A port that nobody has, below those that the system gives to whoever asks for any: a server that is restarted
+/// finds its own again.
+pub fn free_port() -> u16 {
+    static NEXT: std::sync::OnceLock<std::sync::atomic::AtomicU16> = std::sync::OnceLock::new();
+    let first = 12_000 + (std::process::id() % 180) as u16 * 100;
+    let next = NEXT.get_or_init(|| first.into());
+    loop {
+        let port = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// Waits until `condition` holds, and panics with `what` after the deadline.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;

@@ -20,8 +20,6 @@ use super::RegistryError;
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the first connection may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
-/// How long an ensemble that refuses is asked again.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Pauses between attempts to replace an expired session.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How often a server that can't watch subtrees is looked at again.
@@ -412,18 +410,12 @@ async fn connect(cluster: &str, timeout: Duration) -> Result<zk::Client, Registr
     reach(timeout, cluster).await.map_err(unreachable)
 }
 
-/// A client whose session stands. A server that is slow for a moment, just started perhaps, is asked again: a short
-/// session's time-out is no time for it.
+/// A client whose session stands, or why there is none; whoever wants one asks again.
 async fn reach(timeout: Duration, cluster: &str) -> Result<zk::Client, String> {
-    let began = tokio::time::Instant::now();
-    loop {
-        let connector = zk::Client::connector().with_session_timeout(timeout);
-        match tokio::time::timeout(CONNECT_DEADLINE, connector.connect(cluster)).await {
-            Ok(Ok(client)) => return Ok(client),
-            Ok(Err(error)) if began.elapsed() >= CONNECT_PATIENCE => return Err(error.to_string()),
-            Ok(Err(_)) => tokio::time::sleep(RETRY_PAUSE).await,
-            Err(_) => return Err("no answer".to_owned()),
-        }
+    let connector = zk::Client::connector().with_session_timeout(timeout);
+    match tokio::time::timeout(CONNECT_DEADLINE, connector.connect(cluster)).await {
+        Ok(connected) => connected.map_err(|error| error.to_string()),
+        Err(_) => Err("no answer".to_owned()),
     }
 }
 
