@@ -64,6 +64,17 @@ enum Preparation {
     Named(u64),
 }
 
+impl Preparation {
+    /// What is being done, and what comes of it.
+    fn step(&self) -> Option<(&mpsc::Receiver<io::Result<()>>, Self)> {
+        match self {
+            Self::UnderWay(waiting) => Some((waiting, Self::Ready)),
+            Self::Naming(number, waiting) => Some((waiting, Self::Named(*number))),
+            Self::None | Self::Ready | Self::Named(_) => None,
+        }
+    }
+}
+
 impl Files {
     pub(super) fn open(
         disk: Arc<dyn Disk>,
@@ -153,11 +164,7 @@ impl Files {
     }
 
     fn look_at_preparation(&mut self) {
-        let (waiting, next) = match &self.preparation {
-            Preparation::UnderWay(waiting) => (waiting, Preparation::Ready),
-            Preparation::Naming(number, waiting) => (waiting, Preparation::Named(*number)),
-            Preparation::None | Preparation::Ready | Preparation::Named(_) => return,
-        };
+        let Some((waiting, next)) = self.preparation.step() else { return };
         self.preparation = match waiting.try_recv() {
             Ok(Ok(())) => next,
             Ok(Err(error)) => {
@@ -172,12 +179,8 @@ impl Files {
 
     /// Waits for what is being done to the next file.
     fn await_preparation(&mut self) {
-        while let Preparation::UnderWay(waiting) | Preparation::Naming(_, waiting) = &self.preparation {
+        while let Some((waiting, next)) = self.preparation.step() {
             let done = waiting.recv();
-            let next = match &self.preparation {
-                Preparation::Naming(number, _) => Preparation::Named(*number),
-                _ => Preparation::Ready,
-            };
             self.preparation = if matches!(done, Ok(Ok(()))) { next } else { Preparation::None };
         }
     }
